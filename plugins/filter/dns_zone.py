@@ -1,0 +1,63 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filter that writes the model's DNS records as master-file lines."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: dns_zone
+short_description: DNS records of a mail host and its domains as zone file lines
+version_added: "0.1.0"
+author: mailwright contributors (@mailwright)
+description:
+  - Derives the records from the normalised model and the DKIM keys, and writes them as RFC 1035 master-file lines with absolute names, sorted.
+  - The records are those of the host (A, AAAA, SPF) and of every enabled domain (MX, SPF, DKIM, DMARC, SRV for the mail services).
+positional: dkim_keys
+options:
+  _input:
+    description: The normalised model C(mail_model).
+    type: dict
+    required: true
+  dkim_keys:
+    description: The value RV(mailwright.server.dkim_keys#module:keys) returned. A domain without a key gets no DKIM record.
+    type: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Show the records to publish
+  ansible.builtin.debug:
+    msg: "{{ mail_model | mailwright.server.dns_zone(dkim.keys) }}"
+"""
+
+RETURN = r"""
+_value:
+  description: Zone file lines, each ended by a line feed.
+  type: str
+  sample: "acme.test. 3600 IN MX 10 mx1.acme.test.\n"
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.mailwright.server.plugins.module_utils.dns.records import record_set, zone_text
+
+
+def dns_zone(model: Mapping[str, Any], dkim_keys: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write the records of a normalised model. Raises AnsibleFilterError for input that is not one."""
+    try:
+        return zone_text(record_set(model, dkim_keys))
+    except KeyError as error:
+        raise AnsibleFilterError(f"dns_zone: the model or a DKIM key lacks {error}") from error
+    except ValueError as error:
+        raise AnsibleFilterError(f"dns_zone: {error}") from error
+
+
+class FilterModule:
+    """What Ansible loads."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Filters by name."""
+        return {"dns_zone": dns_zone}

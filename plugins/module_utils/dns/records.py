@@ -1,0 +1,130 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The DNS records a mail host and its domains need, derived from the model. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.mailwright.server.plugins.module_utils.dns.names import domain_error, selector_error
+
+DEFAULT_TTL = 3600
+MAX_NAME = 253
+# Service, port, feature that switches it (None: always). RFC 6186, RFC 8314 section 5.1, RFC 5804 section 1.8.
+SERVICES: tuple[tuple[str, int, str | None], ...] = (
+    ("_imaps", 993, None),
+    ("_submissions", 465, None),
+    ("_submission", 587, None),
+    ("_pop3s", 995, "pop3"),
+    ("_sieve", 4190, None),
+)
+
+
+@dataclass(frozen=True)
+class RRset:
+    """All records of one name and type. `name` is absolute with its final dot, `ttl` is in seconds,
+    `values` are sorted record data in master-file form (RFC 1035 section 5.1)."""
+
+    name: str
+    type: str
+    ttl: int
+    values: tuple[str, ...]
+
+
+def text_value(text: str | bytes) -> str:
+    """Write a text as TXT record data: quoted strings of at most 255 octets each (RFC 1035 section 3.3.14).
+
+    A str is taken as UTF-8. Quote, backslash and what is not printable ASCII are escaped.
+    """
+    octets = text.encode() if isinstance(text, str) else text
+    chunks = [octets[start : start + 255] for start in range(0, len(octets), 255)] or [b""]
+    return " ".join(f'"{"".join(_character(octet) for octet in chunk)}"' for chunk in chunks)
+
+
+def _character(octet: int) -> str:
+    if octet in b'"\\':
+        return "\\" + chr(octet)
+    return chr(octet) if 0x20 <= octet <= 0x7E else f"\\{octet:03d}"
+
+
+def record_set(
+    model: Mapping[str, Any], dkim_keys: Mapping[str, Mapping[str, Any]], ttl: int = DEFAULT_TTL
+) -> list[RRset]:
+    """Derive the record sets for the mail host and every enabled domain.
+
+    `model` is the normalised model (hostname, addresses, features, domains); `dkim_keys` maps a domain to its
+    selector and dns text, as the module dkim_keys returns it; a domain without a key gets no DKIM record.
+    Sorted as zone_text sorts. Raises ValueError with every name, selector, text and address that is wrong.
+    """
+    hostname = model["hostname"]
+    domains = sorted(domain["name"] for domain in model["domains"] if domain["enabled"])
+    errors = _errors(model, domains, dkim_keys)
+    if errors:
+        raise ValueError("; ".join(errors))
+
+    found: list[RRset] = []
+
+    def add(name: str, kind: str, *values: str) -> None:
+        found.append(RRset(f"{name}.", kind, ttl, tuple(sorted(set(values)))))
+
+    for kind, family in (("A", "ipv4"), ("AAAA", "ipv6")):
+        if model["addresses"][family]:
+            add(hostname, kind, *(str(ipaddress.ip_address(address)) for address in model["addresses"][family]))
+    # A name has one SPF record at most (RFC 7208 section 3.2); a mail domain's own covers its host by mx.
+    if hostname not in domains:
+        add(hostname, "TXT", text_value("v=spf1 a -all"))
+    for domain in domains:
+        add(domain, "MX", f"10 {hostname}.")
+        add(domain, "TXT", text_value("v=spf1 mx -all"))
+        add(f"_dmarc.{domain}", "TXT", text_value(f"v=DMARC1; p=quarantine; rua=mailto:postmaster@{domain}"))
+        if domain in dkim_keys:
+            key = dkim_keys[domain]
+            add(f"{key['selector']}._domainkey.{domain}", "TXT", text_value(key["dns"]))
+        for service, port, feature in SERVICES:
+            if feature is None or model["features"].get(feature, False):
+                add(f"{service}._tcp.{domain}", "SRV", f"0 1 {port} {hostname}.")
+    return sorted(found, key=_order)
+
+
+def _errors(model: Mapping[str, Any], domains: list[str], dkim_keys: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    errors = []
+    problem = domain_error(model["hostname"])
+    if problem:
+        errors.append(f"hostname: {problem}")
+    for domain in domains:
+        problem = domain_error(domain)
+        if problem:
+            errors.append(f"domains: {problem}")
+        if domain in dkim_keys:
+            problem = selector_error(dkim_keys[domain]["selector"])
+            if problem:
+                errors.append(f"dkim_keys.{domain}.selector: {problem}")
+            if not str(dkim_keys[domain]["dns"]).startswith("v=DKIM1;"):
+                errors.append(f"dkim_keys.{domain}.dns: {dkim_keys[domain]['dns']!r} does not begin with v=DKIM1;")
+    for family, version in (("ipv4", 4), ("ipv6", 6)):
+        for address in model["addresses"][family]:
+            try:
+                right = ipaddress.ip_address(address).version == version
+            except ValueError:
+                right = False
+            if not right:
+                errors.append(f"addresses.{family}: {address!r} is not an IPv{version} address")
+    return errors
+
+
+def _order(rrset: RRset) -> tuple[list[str], str]:
+    # Canonical DNS order (RFC 4034 section 6.1) keeps a domain's records together.
+    return rrset.name.rstrip(".").split(".")[::-1], rrset.type
+
+
+def zone_text(rrsets: list[RRset]) -> str:
+    """Write record sets as master-file lines (RFC 1035 section 5.1): absolute names, one record a line, sorted."""
+    return "".join(
+        f"{rrset.name} {rrset.ttl} IN {rrset.type} {value}\n"
+        for rrset in sorted(rrsets, key=_order)
+        for value in rrset.values
+    )
