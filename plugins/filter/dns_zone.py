@@ -26,9 +26,10 @@ options:
 """
 
 EXAMPLES = r"""
+# In Jinja, dkim.keys is the method of a dictionary: write dkim['keys'].
 - name: Show the records to publish
   ansible.builtin.debug:
-    msg: "{{ mail_model | mailwright.server.dns_zone(dkim.keys) }}"
+    msg: "{{ mail_model | mailwright.server.dns_zone(dkim['keys']) }}"
 """
 
 RETURN = r"""

@@ -1,0 +1,100 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Certificate pairs on disk: every pair in a directory of its own, one symbolic link that says which is live.
+
+    <base>/<hostname>/<first 16 hex digits of SHA-256>/fullchain.pem, privkey.pem
+    <base>/<hostname>/live -> <that directory>
+
+A reader that opens both files through the link never waits for a write, and never finds one file without the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+
+from ansible_collections.mailwright.server.plugins.module_utils.secrets.files import (
+    Access,
+    access_of,
+    make_directory,
+    own_access,
+    set_access,
+    sync_directory,
+    write_atomic,
+)
+
+CHAIN, KEY, LINK = "fullchain.pem", "privkey.pem", "live"
+DIRECTORY_MODE, CHAIN_MODE, KEY_MODE = 0o750, 0o644, 0o640
+
+
+class CertificateStore:
+    """The pairs of one host name."""
+
+    def __init__(self, base: str, hostname: str) -> None:
+        self.base = base
+        self.directory = os.path.join(base, hostname)
+        self.live = os.path.join(self.directory, LINK)
+
+    def read(self) -> tuple[bytes, bytes] | None:
+        """Read the live pair as (chain, key) in PEM; None when there is none."""
+        try:
+            with open(os.path.join(self.live, CHAIN), "rb") as chain, open(os.path.join(self.live, KEY), "rb") as key:
+                return chain.read(), key.read()
+        except FileNotFoundError:
+            return None
+
+    def drifted(self) -> dict[str, tuple[Access, Access]]:
+        """Existing paths whose access is wrong: (found, wanted). Raises ValueError for a path that is not a file or directory."""
+        real = os.path.realpath(self.live)
+        wanted = {
+            self.directory: own_access(DIRECTORY_MODE),
+            real: own_access(DIRECTORY_MODE),
+            os.path.join(real, CHAIN): own_access(CHAIN_MODE),
+            os.path.join(real, KEY): own_access(KEY_MODE),
+        }
+        found = {path: (access_of(path), access) for path, access in wanted.items()}
+        return {path: (now, access) for path, (now, access) in found.items() if now is not None and now != access}
+
+    def correct(self) -> None:
+        """Give every existing path its right access."""
+        for path, (_found, access) in self.drifted().items():
+            set_access(path, access)
+
+    def write(self, chain: bytes, key: bytes) -> None:
+        """Write a pair and make it live by one rename. The pair that was live is kept for readers; older ones go."""
+        if not os.path.isdir(self.base):
+            make_directory(self.base, own_access(0o755))
+        make_directory(self.directory, own_access(DIRECTORY_MODE))
+        previous = os.path.basename(os.path.realpath(self.live))
+        staged = tempfile.mkdtemp(prefix=".", suffix=".new", dir=self.directory)
+        write_atomic(os.path.join(staged, KEY), key, own_access(KEY_MODE))
+        write_atomic(os.path.join(staged, CHAIN), chain, own_access(CHAIN_MODE))
+        set_access(staged, own_access(DIRECTORY_MODE))
+        name = self._free_name(hashlib.sha256(chain).hexdigest()[:16])
+        os.rename(staged, os.path.join(self.directory, name))
+        link = f"{self.live}.new"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(link)
+        os.symlink(name, link)
+        sync_directory(self.directory)
+        os.rename(link, self.live)
+        sync_directory(self.directory)
+        self._prune({name, previous})
+
+    def _free_name(self, digest: str) -> str:
+        # A taken name is an older pair of the same chain, perhaps damaged and perhaps live: it is never written to.
+        name, number = digest, 1
+        while os.path.lexists(os.path.join(self.directory, name)):
+            number += 1
+            name = f"{digest}-{number}"
+        return name
+
+    def _prune(self, keep: set[str]) -> None:
+        with os.scandir(self.directory) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False) and entry.name not in keep:
+                    shutil.rmtree(entry.path)
