@@ -1,0 +1,440 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From the variables a user writes to the normalised model that the roles read. Pure: no Ansible, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
+
+from .errors import UNREADABLE, ModelError, Problems, Unreadable, shown
+from .schema import check_variables
+from .values import (
+    join_address,
+    parse_domain,
+    parse_foreign_local_part,
+    parse_hostname,
+    parse_ip,
+    parse_local_part,
+    parse_mailbox_name,
+    parse_password,
+    parse_password_hash,
+    parse_size,
+    parse_text,
+)
+
+DERIVED_NAMES = ("abuse", "postmaster")  # RFC 2142: they must exist in every domain
+LONGEST_CYCLE_SHOWN = 6
+
+T = TypeVar("T")
+
+
+class Addresses(TypedDict):
+    ipv4: list[str]
+    ipv6: list[str]
+
+
+class Tls(TypedDict):
+    mode: Literal["self_signed", "files"]
+    certificate_file: str | None
+    key_file: str | None
+
+
+class Domain(TypedDict):
+    name: str
+    enabled: bool
+
+
+class Mailbox(TypedDict):
+    address: str
+    domain: str
+    local_part: str
+    display_name: str
+    password: str | None
+    password_hash: str | None
+    quota_bytes: int
+    enabled: bool
+
+
+class Alias(TypedDict):
+    address: str
+    destination: str
+
+
+class Sender(TypedDict):
+    address: str
+    login: str
+
+
+class Model(TypedDict):
+    """What the roles read as ``mail_model``; all lists are sorted and free of duplicates."""
+
+    hostname: str
+    admin: str
+    addresses: Addresses
+    features: dict[str, bool]
+    tls: Tls
+    domains: list[Domain]
+    mailboxes: list[Mailbox]
+    aliases: list[Alias]
+    senders: list[Sender]
+
+
+class Built(NamedTuple):
+    model: Model
+    warnings: list[str]
+
+
+class _Reference(NamedTuple):
+    """An address that somebody names, and where."""
+
+    path: str
+    local_part: str
+    domain: str
+
+    @property
+    def address(self) -> str:
+        return f"{self.local_part}@{self.domain}"
+
+
+def build_model(
+    variables: Mapping[str, object],
+    *,
+    ignore: Iterable[str] = (),
+    default_addresses: Iterable[object] = (),
+    earlier_errors: Iterable[str] = (),
+) -> Built:
+    """Check everything and return the model with its warnings.
+
+    ``variables`` maps names to plain Python values; only names that begin with ``mail_`` are looked at, and those in
+    ``ignore`` are not. ``default_addresses`` are used when ``mail_addresses`` is not set; empty ones, and those
+    that cannot be reached from outside, are dropped. ``earlier_errors`` were found while the values were read (which
+    are ``UNREADABLE`` then) and are reported with the others.
+
+    Raises ``ModelError`` with all mistakes at once, and nothing else, whatever the values are.
+    """
+    problems = Problems(earlier_errors)
+    builder = _Builder(problems)
+    model = builder.build(check_variables(variables, frozenset(ignore), problems), default_addresses)
+    if problems.errors:
+        raise ModelError(problems.errors)
+    return Built(model, problems.warnings)
+
+
+class _Builder:
+    def __init__(self, problems: Problems) -> None:
+        self.problems = problems
+        self.domains: dict[str, Domain] = {}
+        self.domain_paths: dict[str, str] = {}
+        self.mailboxes: dict[str, Mailbox] = {}
+        self.owners: dict[str, str] = {}  # every address that is defined, and where
+        self.aliases: dict[str, list[_Reference]] = {}  # with catch-alls, as @domain
+        self.send_as: list[tuple[_Reference, str]] = []
+        # what could not be read may be what others refer to: nothing is then said to be missing
+        self.unsure: set[str] = set()
+        self.unsure_domains = False
+
+    def attempt(self, path: str, parse: Callable[[Any], T], value: object) -> T | None:
+        """The parsed value, or ``None`` when it is wrong, which is noted, or missing."""
+        if value is None or isinstance(value, Unreadable):
+            return None
+        try:
+            return parse(value)
+        except ValueError as error:
+            self.problems.error(path, str(error))
+            return None
+
+    def build(self, values: dict[str, Any], default_addresses: Iterable[object]) -> Model:
+        hostname = self.attempt("mail_hostname", parse_hostname, values["mail_hostname"])
+        quota = self.attempt("mail_quota", parse_size, values["mail_quota"])
+        # hosted names first: what a domain's mailboxes and aliases refer to depends on all of them
+        named = [(path, entry, self.domain(path, entry)) for path, entry in values["domains"]]
+        for path, entry, domain in named:
+            if entry is not None:
+                self.contents(path, entry, domain, quota if quota is not None else 0)
+        admin = self.admin(values["mail_admin"])
+        self.derive(admin)
+        self.check_references()
+        self.check_cycles()
+        if not values["domains"] and not self.unsure_domains:
+            self.problems.warn("mail_domains", "no domain is hosted here")
+        return {
+            "hostname": hostname or "",
+            "admin": admin.address if admin else "",
+            "addresses": self.addresses(values["mail_addresses"], default_addresses),
+            "features": {name: value is True for name, value in values["mail_features"].items()},
+            "tls": self.tls(values["mail_tls"]),
+            "domains": [self.domains[name] for name in sorted(self.domains)],
+            "mailboxes": [self.mailboxes[address] for address in sorted(self.mailboxes)],
+            "aliases": self.alias_rows(),
+            "senders": self.sender_rows(),
+        }
+
+    def addresses(self, values: list[object] | None, defaults: Iterable[object]) -> Addresses:
+        found = []
+        if values is not None:
+            for index, value in enumerate(values):
+                found.append(self.attempt(f"mail_addresses[{index}]", parse_ip, value))
+        else:
+            for value in defaults:
+                try:
+                    found.append(parse_ip(value) if isinstance(value, str) else None)
+                except ValueError:
+                    continue  # facts list addresses of every kind
+        unique = sorted({address for address in found if address is not None}, key=lambda address: address.packed)
+        return {
+            "ipv4": [str(address) for address in unique if address.version == 4],
+            "ipv6": [str(address) for address in unique if address.version == 6],
+        }
+
+    def tls(self, values: dict[str, Any]) -> Tls:
+        files: dict[str, str | None] = {}
+        for key in ("certificate_file", "key_file"):
+            files[key] = self.attempt(f"mail_tls.{key}", parse_text, values.get(key)) or None
+        certificate, key_file = files["certificate_file"], files["key_file"]
+        given = [key for key in files if values.get(key)]
+        if len(given) == 1:
+            (missing,) = set(files) - set(given)
+            self.problems.error(f"mail_tls.{missing}", f"is missing: give it beside {given[0]}, or neither of them")
+        mode: Literal["self_signed", "files"] = "files" if certificate and key_file else "self_signed"
+        return {"mode": mode, "certificate_file": certificate, "key_file": key_file}
+
+    def domain(self, path: str, entry: dict[str, Any] | None) -> str:
+        """The domain's name, or nothing when it cannot be read; its contents are checked all the same."""
+        name = None if entry is None else self.attempt(f"{path}.name", parse_domain, entry["name"])
+        if entry is None or name is None:
+            self.unsure_domains = True
+            return ""
+        if name in self.domains:
+            self.problems.error(f"{path}.name", f"{shown(name)} is already defined at {self.domain_paths[name]}")
+            return name
+        self.domains[name] = {"name": name, "enabled": entry["enabled"] is True}
+        self.domain_paths[name] = path
+        return name
+
+    def contents(self, path: str, entry: dict[str, Any], domain: str, quota: int) -> None:
+        own = self.attempt(f"{path}.quota", parse_size, entry["quota"])
+        for where, mailbox in entry["mailboxes"]:
+            if mailbox is None:
+                self.unsure.add(domain)
+            else:
+                self.mailbox(where, mailbox, domain, quota if own is None else own)
+        for where, alias in entry["aliases"]:
+            if alias is None:
+                self.unsure.add(domain)
+            else:
+                self.alias(where, alias, domain)
+        catch_all = self.references(f"{path}.catch_all", entry["catch_all"], domain)
+        if catch_all and domain:
+            self.aliases.setdefault(f"@{domain}", []).extend(catch_all)
+
+    def alias(self, path: str, entry: dict[str, Any], domain: str) -> None:
+        address = self.own_address(f"{path}.name", entry["name"], domain, parse_local_part)
+        if not entry["to"]:
+            self.problems.error(f"{path}.to", "has no destination: write at least one address")
+        references = self.references(f"{path}.to", entry["to"], domain)
+        if address is not None and self.claim(path, address):
+            self.aliases[address] = references
+
+    def mailbox(self, path: str, entry: dict[str, Any], domain: str, quota: int) -> None:
+        own_quota = self.attempt(f"{path}.quota", parse_size, entry["quota"])
+        display_name = self.attempt(f"{path}.display_name", parse_text, entry["display_name"])
+        password = self.attempt(f"{path}.password", parse_password, entry["password"])
+        password_hash = self.attempt(f"{path}.password_hash", parse_password_hash, entry["password_hash"])
+        given = [key for key in ("password", "password_hash") if entry[key] is not None]
+        if len(given) != 1:
+            text = "has a password and a password_hash" if given else "has neither a password nor a password_hash"
+            self.problems.error(path, f"{text}: give exactly one of them")
+        address = self.own_address(f"{path}.name", entry["name"], domain, parse_mailbox_name)
+        if address is None or not self.claim(path, address):
+            return
+        self.mailboxes[address] = {
+            "address": address,
+            "domain": domain,
+            "local_part": address.partition("@")[0],
+            "display_name": display_name or "",
+            "password": password,
+            "password_hash": password_hash,
+            "quota_bytes": quota if own_quota is None else own_quota,
+            "enabled": entry["enabled"] is True,
+        }
+        for reference in self.references(f"{path}.send_as", entry["send_as"], domain):
+            self.send_as.append((reference, address))
+
+    def own_address(self, path: str, value: object, domain: str, parse: Callable[[str], str]) -> str | None:
+        """The address that a name in this domain's lists means; a full address must be in this domain."""
+
+        def parse_name(text: str) -> str | None:
+            local_part, at, host = text.rpartition("@")
+            name = parse(local_part if at else text)
+            if at and domain and parse_domain(host) != domain:
+                raise ValueError(f"{shown(text)} is not in the domain {domain}: write its local part alone")
+            return join_address(name, domain) if domain else None
+
+        address = self.attempt(path, parse_name, value)
+        if address is None:
+            self.unsure.add(domain)
+        return address
+
+    def claim(self, path: str, address: str) -> bool:
+        """Note that the address is defined here; twice is a mistake."""
+        if address not in self.owners:
+            self.owners[address] = path
+            return True
+        what = "a mailbox" if address in self.mailboxes else "an alias"
+        first = self.owners[address]
+        self.problems.error(f"{path}.name", f"{shown(address)} is already {what}, at {first}: remove one of them")
+        return False
+
+    def references(self, path: str, values: list[object], domain: str) -> list[_Reference]:
+        found: dict[str, _Reference] = {}
+        for index, value in enumerate(values):
+            where = f"{path}[{index}]"
+            reference = self.attempt(where, lambda text, where=where: self.reference(where, text, domain), value)
+            if reference is not None:
+                found.setdefault(reference.address, reference)
+        return list(found.values())
+
+    def reference(self, path: str, text: str, domain: str) -> _Reference:
+        """``bob``, ``bob@acme.test`` or ``someone@elsewhere.example``; raises ``ValueError``."""
+        local_part, at, host = text.rpartition("@")
+        if not at:
+            local_part, host = text, domain
+        else:
+            host = parse_domain(host, "the domain of an address")
+        parse = parse_local_part if host in self.domains else parse_foreign_local_part
+        local_part = parse(local_part)
+        join_address(local_part, host)
+        return _Reference(path, local_part, host)
+
+    def admin(self, value: object) -> _Reference | None:
+        def parse(text: str) -> _Reference:
+            if "@" not in text:
+                raise ValueError(f"{shown(text)} is not an address: write a full one, such as hostmaster@example.org")
+            return self.reference("mail_admin", text, "")
+
+        return self.attempt("mail_admin", parse, value)
+
+    def derive(self, admin: _Reference | None) -> None:
+        """Give postmaster and abuse to the administrator where the domain does not define them."""
+        if admin is None:
+            return
+        if admin.domain in self.domains and self.resolve(admin) is None:
+            if admin.domain not in self.unsure:
+                self.problems.error(
+                    "mail_admin",
+                    f"{shown(admin.address)} does not exist in {self.domain_paths[admin.domain]}: "
+                    "define it there as a mailbox or an alias",
+                )
+            self.unsure.add(admin.domain)
+        for name, domain in self.domains.items():
+            for local_part in DERIVED_NAMES:
+                address = f"{local_part}@{name}"
+                if domain["enabled"] and address not in self.owners and address != admin.address:
+                    self.owners[address] = "mail_admin"
+                    self.aliases[address] = [admin]
+
+    def resolve(self, reference: _Reference) -> str | None:
+        """The mailbox, alias or catch-all that takes the mail, in Postfix's order: whole, without +detail, @domain."""
+        address = reference.address
+        if address in self.owners:
+            return address
+        base = f"{reference.local_part.partition('+')[0]}@{reference.domain}"
+        if base in self.owners:
+            return base
+        return f"@{reference.domain}" if f"@{reference.domain}" in self.aliases else None
+
+    def delivers(self, mailbox: Mailbox) -> bool:
+        return mailbox["enabled"] and self.domains[mailbox["domain"]]["enabled"]
+
+    def check_references(self) -> None:
+        for address, references in self.aliases.items():
+            for reference in references:
+                # mail_admin was checked by itself, not once for every domain
+                if reference.domain in self.domains and (reference.path != "mail_admin"):
+                    self.check_reference(reference, catch_all=address.startswith("@"))
+        for reference, _login in self.send_as:
+            if reference.domain not in self.domains:
+                if not self.unsure_domains:
+                    self.problems.error(
+                        reference.path, f"{shown(reference.address)} is not of a domain hosted here: write one that is"
+                    )
+            elif not self.domains[reference.domain]["enabled"]:
+                self.problems.warn(reference.path, f"{shown(reference.address)} is of a domain that is switched off")
+
+    def check_reference(self, reference: _Reference, *, catch_all: bool) -> None:
+        target = self.resolve(reference)
+        enabled = self.domains[reference.domain]["enabled"]
+        # a catch-all must lead to an address that exists: another catch-all would only hide a slip of the pen
+        if target is None or (catch_all and target.startswith("@")):
+            derived = not enabled and reference.local_part in DERIVED_NAMES
+            if reference.domain not in self.unsure and not derived:
+                self.problems.error(
+                    reference.path,
+                    f"{shown(reference.address)} does not exist in {self.domain_paths[reference.domain]}: "
+                    "define it there as a mailbox or an alias",
+                )
+        elif not enabled:
+            self.problems.warn(reference.path, f"{shown(reference.address)} is in a domain that is switched off")
+        elif target in self.mailboxes and not self.mailboxes[target]["enabled"]:
+            self.problems.warn(reference.path, f"{shown(reference.address)} is a mailbox that is switched off")
+
+    def check_cycles(self) -> None:
+        """Report every way in which aliases lead back to themselves."""
+        # depth first, but without recursion: chains may be long
+        finished: set[str] = set()
+        for start in self.aliases:
+            if start in finished:
+                continue
+            trail = [start]
+            position = {start: 0}
+            pending = [iter(self.aliases[start])]
+            while pending:
+                reference = next(pending[-1], None)
+                if reference is None:
+                    pending.pop()
+                    done = trail.pop()
+                    del position[done]
+                    finished.add(done)
+                    continue
+                target = self.resolve(reference) if reference.domain in self.domains else None
+                if target is None or target not in self.aliases or target in finished:
+                    continue
+                if target in position:
+                    self.report_cycle(reference, [*trail[position[target] :], target])
+                    continue
+                position[target] = len(trail)
+                trail.append(target)
+                pending.append(iter(self.aliases[target]))
+
+    def report_cycle(self, reference: _Reference, trail: list[str]) -> None:
+        if len(trail) > LONGEST_CYCLE_SHOWN:
+            trail = [*trail[: LONGEST_CYCLE_SHOWN - 2], f"({len(trail) - LONGEST_CYCLE_SHOWN + 1} more)", trail[-1]]
+        way = " -> ".join(trail)
+        self.problems.error(reference.path, f"the aliases go round in a circle, {way}: take one of them out")
+
+    def alias_rows(self) -> list[Alias]:
+        rows = {(address, to.address) for address, references in self.aliases.items() for to in references}
+        return [{"address": address, "destination": destination} for address, destination in sorted(rows)]
+
+    def sender_rows(self) -> list[Sender]:
+        """Who may send as what: the own address, ``send_as``, and the aliases that deliver to the mailbox directly."""
+        logins = {address for address, mailbox in self.mailboxes.items() if self.delivers(mailbox)}
+        rows = {(address, address) for address in logins}
+        for reference, login in self.send_as:
+            domain = self.domains.get(reference.domain)
+            if login in logins and domain is not None and domain["enabled"]:
+                rows.add((reference.address, login))
+        for address, references in self.aliases.items():
+            domain_name = address.partition("@")[2]
+            if address.startswith("@") or not self.domains[domain_name]["enabled"]:
+                continue
+            for reference in references:
+                target = self.resolve(reference) if reference.domain in self.domains else None
+                if target in logins:
+                    rows.add((address, target))
+        return [{"address": address, "login": login} for address, login in sorted(rows)]
+
+
+__all__ = ["UNREADABLE", "Built", "Model", "ModelError", "build_model"]

@@ -1,0 +1,170 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The variables a user writes: one table that drives both validation and the reference.
+
+``OPTIONS`` has the shape of an Ansible argument specification's ``options``, so it can be written to a role's
+``meta/argument_specs.yml`` as it is. What a type cannot say (an address, a size, a hash) is checked in ``build``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Options = dict[str, dict[str, Any]]
+
+MAILBOX_OPTIONS: Options = {
+    "name": {
+        "type": "str",
+        "required": True,
+        "description": [
+            "The local part, or the full address, which must then be in this domain.",
+            "Letters, digits, C(.), C(_) and C(-); capital letters are made small.",
+        ],
+    },
+    "display_name": {"type": "str", "default": "", "description": "The person's or the department's name."},
+    "password": {
+        "type": "str",
+        "no_log": True,
+        "description": [
+            "The password itself, which belongs in a vault; it is hashed on the host.",
+            "Exactly one of O(password) and O(password_hash) is required.",
+        ],
+    },
+    "password_hash": {
+        "type": "str",
+        "no_log": True,
+        "description": [
+            "The password's hash: C({ARGON2ID}), C({ARGON2I}), C({BLF-CRYPT}) or C({SHA512-CRYPT}) and what follows.",
+            "A bare C($argon2id$), C($argon2i$), C($2y$) or C($6$) hash gets its prefix.",
+        ],
+    },
+    "quota": {
+        "type": "raw",
+        "description": "How much mail fits, such as V(2G); V(0) is unlimited. The domain's O(quota) when not set.",
+    },
+    "enabled": {
+        "type": "bool",
+        "default": True,
+        "description": "Whether the mailbox may be used. A mailbox that is switched off keeps its mail.",
+    },
+    "send_as": {
+        "type": "list",
+        "elements": "str",
+        "default": [],
+        "description": "Further addresses, of domains hosted here, that this mailbox may send as.",
+    },
+}
+
+ALIAS_OPTIONS: Options = {
+    "name": {
+        "type": "str",
+        "required": True,
+        "description": "The local part, or the full address, which must then be in this domain.",
+    },
+    "to": {
+        "type": "list",
+        "elements": "str",
+        "required": True,
+        "description": "Where the mail goes: addresses anywhere; a bare local part means this domain.",
+    },
+}
+
+DOMAIN_OPTIONS: Options = {
+    "name": {
+        "type": "str",
+        "required": True,
+        "description": "The domain's name. An internationalised name is turned into its C(xn--) form.",
+    },
+    "enabled": {
+        "type": "bool",
+        "default": True,
+        "description": "Whether mail is accepted for the domain. A domain that is switched off keeps its mail.",
+    },
+    "quota": {
+        "type": "raw",
+        "description": "The default quota of the domain's mailboxes. O(mail_quota) when not set.",
+    },
+    "mailboxes": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": MAILBOX_OPTIONS,
+        "description": "The domain's mailboxes.",
+    },
+    "aliases": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": ALIAS_OPTIONS,
+        "description": "Addresses of the domain that only pass mail on.",
+    },
+    "catch_all": {
+        "type": "list",
+        "elements": "str",
+        "default": [],
+        "description": "Where mail to addresses goes that do not exist in the domain.",
+    },
+}
+
+FEATURE_OPTIONS: Options = {
+    "clamav": {"type": "bool", "default": True, "description": "Scan mail for viruses (about 1.5 GB of memory)."},
+    "webmail": {"type": "bool", "default": True, "description": "Offer webmail with Roundcube."},
+    "pop3": {"type": "bool", "default": True, "description": "Offer POP3 beside IMAP."},
+    "fulltext": {"type": "bool", "default": True, "description": "Keep an index for full-text search."},
+}
+
+TLS_OPTIONS: Options = {
+    "certificate_file": {
+        "type": "path",
+        "description": "A file on the controller with the certificate and its chain (PEM).",
+    },
+    "key_file": {"type": "path", "description": "A file on the controller with the certificate's key (PEM)."},
+}
+
+OPTIONS: Options = {
+    "mail_hostname": {
+        "type": "str",
+        "required": True,
+        "description": "The host's full name: what it says in HELO, what its certificate and the webmail are called.",
+    },
+    "mail_admin": {
+        "type": "str",
+        "required": True,
+        "description": "Who reads the mail to postmaster and abuse of every domain that does not define them.",
+    },
+    "mail_addresses": {
+        "type": "list",
+        "elements": "str",
+        "description": "The host's public IPv4 and IPv6 addresses. Found on the host when not set.",
+    },
+    "mail_domains": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": DOMAIN_OPTIONS,
+        "description": [
+            "The domains that are hosted here, with their mailboxes and aliases.",
+            "Every variable whose name begins with C(mail_domains__) is such a list too and is added to it.",
+        ],
+    },
+    "mail_quota": {
+        "type": "raw",
+        "default": "1G",
+        "description": "The quota of a mailbox when neither it nor its domain says one; V(0) is unlimited.",
+    },
+    "mail_features": {
+        "type": "dict",
+        "default": {},
+        "options": FEATURE_OPTIONS,
+        "description": "What is switched on. What is not named keeps its default.",
+    },
+    "mail_tls": {
+        "type": "dict",
+        "default": {},
+        "options": TLS_OPTIONS,
+        "description": "The certificate to use, both files or none. Self-signed when not set.",
+    },
+}
+
+DOMAINS_PREFIX = "mail_domains__"

@@ -1,0 +1,224 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The syntax of the single values: names, addresses, sizes and password hashes.
+
+Every function returns the normalised value or raises ``ValueError`` with a text that says what would be right.
+None of them ever puts a password or a hash into that text.
+"""
+
+from __future__ import annotations
+
+import encodings.idna
+import ipaddress
+import re
+import unicodedata
+
+from .errors import shown
+
+LONGEST_ADDRESS = 254  # RFC 5321 4.5.3.1.3 allows a path of 256, which includes its angle brackets
+LONGEST_LOCAL_PART = 64  # RFC 5321 4.5.3.1.1
+LONGEST_DOMAIN = 253  # RFC 1035 2.3.4 allows 255 octets on the wire
+LONGEST_TEXT = 255
+LONGEST_PASSWORD = 512
+LARGEST_SIZE = 2**63 - 1  # PostgreSQL's bigint
+SMALLEST_SIZE = 1024
+
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+# IDNA2003, which Python has, and IDNA2008 disagree about these: to guess would be another domain
+_DOTS = re.compile("[.\u3002\uff0e\uff61]")  # RFC 3490 3.1
+_IDNA_DEVIATIONS = re.compile("[\u00df\u1e9e\u03c2\u200c\u200d]")
+# no + (it separates the detail), nothing that Dovecot's auth_username_chars lacks, no - first (Postfix allow_min_user)
+_MAILBOX = re.compile(r"[a-z0-9_][a-z0-9_-]*(?:\.[a-z0-9_-]+)*")
+_ALIAS = re.compile(r"[a-z0-9_][a-z0-9_+=&'-]*(?:\.[a-z0-9_+=&'-]+)*")
+# RFC 5322 atext without what Postfix rewrites (! and %) and what is a path or a command in local(8) (/ and |)
+_FOREIGN = re.compile(r"[A-Za-z0-9_#$&'*+=?^`{}~][A-Za-z0-9_#$&'*+=?^`{}~-]*(?:\.[A-Za-z0-9_#$&'*+=?^`{}~-]+)*")
+_SIZE = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?\s?([KMGTkmgt]?)")
+_FACTORS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+_BASE64 = r"[A-Za-z0-9+/]"
+_ARGON2 = rf"v=\d{{1,3}}\$m=\d{{1,8}},t=\d{{1,4}},p=\d{{1,3}}\${_BASE64}{{8,86}}={{0,2}}\${_BASE64}{{16,172}}={{0,2}}"
+_HASHES = {
+    "ARGON2ID": re.compile(rf"\$argon2id\${_ARGON2}"),
+    "ARGON2I": re.compile(rf"\$argon2i\${_ARGON2}"),
+    "BLF-CRYPT": re.compile(r"\$2[aby]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}"),
+    "SHA512-CRYPT": re.compile(r"\$6\$(?:rounds=[1-9][0-9]{3,8}\$)?[./A-Za-z0-9]{1,16}\$[./A-Za-z0-9]{86}"),
+}
+_BARE_PREFIXES = {
+    "$argon2id$": "ARGON2ID",
+    "$argon2i$": "ARGON2I",
+    "$2a$": "BLF-CRYPT",
+    "$2b$": "BLF-CRYPT",
+    "$2y$": "BLF-CRYPT",
+    "$6$": "SHA512-CRYPT",
+}
+_SCHEME = re.compile(r"\{([A-Za-z0-9.-]{1,32})\}(.*)", re.DOTALL)
+_LOOKS_LIKE_HASH = re.compile(
+    r"\{(?:ARGON2|BLF-|SHA|SSHA|SMD5|MD5|LDAP-MD5|PLAIN|CLEAR|CRYPT|DES-|PBKDF2|CRAM-|DIGEST-|HMAC-|SCRAM-|OTP|LANMAN|NTLM)"
+    r"[A-Za-z0-9.-]*\}|\$(?:argon2|2[abxy]?\$|[1567y]\$|sha1\$|apr1\$|scrypt\$|pbkdf2)",
+    re.IGNORECASE,
+)
+
+
+def has_control(text: str) -> bool:
+    """Whether the text has line breaks, control characters or halves of surrogate pairs."""
+    if text.isascii():
+        return not text.isprintable()
+    return any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
+
+
+def parse_domain(text: str, what: str = "a domain") -> str:
+    """``Bücher.Example`` -> ``xn--bcher-kva.example``: small letters, A-labels (RFC 5890), at least two labels."""
+    example = f"is not {what}: write a name such as example.org"
+    if not text or len(text) > LONGEST_DOMAIN or has_control(text) or text != text.strip():
+        raise ValueError(f"{shown(text)} {example}, at most {LONGEST_DOMAIN} characters long")
+    if not text.isascii():
+        if _IDNA_DEVIATIONS.search(text):
+            raise ValueError(f"{shown(text)} means different domains in IDNA 2003 and 2008: write its xn-- form")
+        try:
+            text = ".".join(encodings.idna.ToASCII(label).decode("ascii") for label in _DOTS.split(text))
+        except UnicodeError:
+            raise ValueError(f"{shown(text)} is not an internationalised domain: write its xn-- form") from None
+    name = text.lower()
+    labels = name.split(".")
+    if len(name) > LONGEST_DOMAIN or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError(f"{shown(text)} {example}, of letters, digits, - and .")
+    if len(labels) < 2:
+        raise ValueError(f"{shown(text)} is a single label: write the full name, such as mail.example.org")
+    if labels[-1].isdigit():
+        raise ValueError(f"{shown(text)} {example}, whose last label is not a number")
+    for label in labels:
+        if label[2:4] == "--" and not _is_a_label(label):
+            raise ValueError(f"{shown(text)} has the label {shown(label)}, which is not a valid xn-- label")
+    return name
+
+
+def parse_hostname(text: str) -> str:
+    """A host's full name, as ``parse_domain``."""
+    return parse_domain(text, "a host name")
+
+
+def _is_a_label(label: str) -> bool:
+    if not label.startswith("xn--"):
+        return False
+    try:
+        decoded = label[4:].encode("ascii").decode("punycode")
+        return not decoded.isascii() and decoded.encode("punycode").decode("ascii") == label[4:]
+    except (UnicodeError, ValueError, OverflowError):
+        return False
+
+
+def _parse_local_part(text: str, pattern: re.Pattern[str], allowed: str) -> str:
+    # before lower(): some letters outside ASCII become ASCII letters by it
+    name = text.lower() if text.isascii() else ""
+    if not pattern.fullmatch(name):
+        raise ValueError(f"{shown(text)} is not a local part: write {allowed}; no dot at an end, no two dots together")
+    if len(name) > LONGEST_LOCAL_PART:
+        raise ValueError(f"{shown(text)} is too long: a local part has at most {LONGEST_LOCAL_PART} characters")
+    return name
+
+
+def parse_mailbox_name(text: str) -> str:
+    """The local part of a mailbox, which becomes a directory's name: small letters, digits, ``.``, ``_``, ``-``."""
+    return _parse_local_part(text, _MAILBOX, "letters, digits, and . _ - (a - not first)")
+
+
+def parse_local_part(text: str) -> str:
+    """The local part of any address of a hosted domain: a mailbox's, or an alias's with ``+ = & '`` as well."""
+    return _parse_local_part(text, _ALIAS, "letters, digits, and . _ - + = & ' (a letter, a digit or _ first)")
+
+
+def parse_foreign_local_part(text: str) -> str:
+    """The local part of an address elsewhere (RFC 5322 dot-atom); its case is kept, for it may matter there."""
+    if not _FOREIGN.fullmatch(text):
+        raise ValueError(
+            f"{shown(text)} is not a local part: write it without quotes, spaces and any of ! % / | ( ) < > , ; : \\"
+        )
+    if len(text) > LONGEST_LOCAL_PART:
+        raise ValueError(f"{shown(text)} is too long: a local part has at most {LONGEST_LOCAL_PART} characters")
+    return text
+
+
+def join_address(local_part: str, domain: str) -> str:
+    """``local_part@domain``, no longer than RFC 5321 allows."""
+    address = f"{local_part}@{domain}"
+    if len(address) > LONGEST_ADDRESS:
+        raise ValueError(f"{shown(address)} is too long: an address has at most {LONGEST_ADDRESS} characters")
+    return address
+
+
+def parse_size(value: object) -> int:
+    """``2G``, ``500M``, ``1.5T`` or a number of bytes -> bytes (K is 1024); 0 is unlimited."""
+    wrong = f"{shown(value)} is not a size: write a number with K, M, G or T, such as 2G, or 0 for unlimited"
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError(wrong)  # noqa: TRY004 - callers collect ValueError
+    if isinstance(value, int):
+        size = value
+    else:
+        match = _SIZE.fullmatch(value) if value.isascii() else None
+        if match is None:
+            raise ValueError(wrong)
+        whole, fraction, unit = match.group(1), match.group(2) or "", match.group(3).upper()
+        size = int(whole + fraction) * _FACTORS[unit] // 10 ** len(fraction)
+    if size < 0 or size > LARGEST_SIZE:
+        raise ValueError(wrong)
+    if 0 < size < SMALLEST_SIZE:
+        raise ValueError(f"{shown(value)} is a size of {size} bytes: write the unit too, such as {size}M")
+    return size
+
+
+def parse_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address that a mail host can be reached at."""
+    try:
+        if "%" in text:
+            raise ValueError
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not an IP address: write 198.51.100.10 or 2001:db8::10, say") from None
+    if address.is_unspecified or address.is_loopback or address.is_multicast or address.is_link_local:
+        raise ValueError(f"{shown(text)} cannot be reached from outside: write the host's public address")
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        raise ValueError(f"{shown(text)} is an IPv4 address in IPv6 form: write {address.ipv4_mapped}")
+    return address
+
+
+def parse_text(text: str) -> str:
+    """One line of text for people."""
+    if has_control(text):
+        raise ValueError(f"{shown(text)} has a line break or a control character: write one line of text")
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"{shown(text)} is too long: write at most {LONGEST_TEXT} characters")
+    return text.strip()
+
+
+def parse_password(text: str) -> str:
+    """A password as its owner types it."""
+    if not text:
+        raise ValueError("is empty: write a password, or give a password_hash instead")
+    if has_control(text):
+        raise ValueError("has a line break or a control character: write one line (the value is not shown)")
+    if len(text.encode()) > LONGEST_PASSWORD:
+        raise ValueError(f"is too long: write at most {LONGEST_PASSWORD} bytes (the value is not shown)")
+    if _LOOKS_LIKE_HASH.match(text):
+        raise ValueError("looks like a hash: write it as password_hash instead (the value is not shown)")
+    return text
+
+
+def parse_password_hash(text: str) -> str:
+    """``{SCHEME}hash`` with one of Dovecot's schemes that are allowed here; a bare hash gets its prefix."""
+    match = _SCHEME.fullmatch(text)
+    if match is not None:
+        scheme, body = match.group(1).upper(), match.group(2)
+        if scheme not in _HASHES:
+            raise ValueError(f"has a scheme that is not allowed: use {', '.join(_HASHES)} (the value is not shown)")
+    else:
+        scheme = next((name for prefix, name in _BARE_PREFIXES.items() if text.startswith(prefix)), "")
+        body = text
+        if not scheme:
+            raise ValueError(
+                f"is not a hash with one of the schemes {', '.join(_HASHES)}: "
+                "make one with `doveadm pw -s ARGON2ID` (the value is not shown)"
+            )
+    if not body.isascii() or not _HASHES[scheme].fullmatch(body):
+        raise ValueError(f"is no whole {scheme} hash: make one with `doveadm pw -s {scheme}` (the value is not shown)")
+    return f"{{{scheme}}}{body}"
