@@ -1,0 +1,90 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Talk to systemd on the host."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+
+from ansible_collections.mailwright.server.plugins.module_utils.config_tree.plan import ConfigTreeError
+from ansible_collections.mailwright.server.plugins.module_utils.config_tree.stage import SEARCH_PATH, run_program
+from ansible_collections.mailwright.server.plugins.module_utils.config_tree.units import (
+    PROPERTIES,
+    Action,
+    UnitState,
+    failures,
+    parse_show,
+)
+
+JOB_SECONDS = 300.0
+SETTLE_SECONDS = 15.0
+# A unit of these types counts as active before its program has read its configuration; systemd.service(5).
+_UNPROVEN_TYPES = ("simple", "exec", "idle")
+_UNPROVEN_SECONDS = 1.0
+
+
+class Systemd:
+    """The running service manager."""
+
+    def show(self, names: Sequence[str], *, required: bool = True) -> dict[str, UnitState]:
+        """Return the state of each unit with one call.
+
+        Without a running systemd this raises ConfigTreeError, or reports all units as unknown when not ``required``.
+        """
+        if not names:
+            return {}
+        program = shutil.which("systemctl", path=SEARCH_PATH)
+        code, output = run_program([program, "show", "-p", ",".join(PROPERTIES), "--", *names], JOB_SECONDS) if program else (1, "systemctl not found")
+        if code == 0:
+            try:
+                return parse_show(output, names)
+            except ValueError as error:
+                output = str(error)
+        if required:
+            raise ConfigTreeError(f"cannot ask systemd about {', '.join(names)}: {output.strip()}")
+        return {name: UnitState() for name in names}
+
+    def call(self, *arguments: str) -> str:
+        """Run systemctl; return an empty string, or what went wrong."""
+        code, output = run_program(["systemctl", *arguments], JOB_SECONDS)
+        return "" if code == 0 else f"systemctl {' '.join(arguments)}: {output.strip() or f'exit code {code}'}"
+
+    def act(self, actions: Sequence[Action], *, carry_on: bool = False) -> list[str]:
+        """Enable and disable in one call each, then act unit by unit in order; return what went wrong, by default ending there."""
+        problems = []
+        for switch in ("enable", "disable"):
+            names = [a.name for a in actions if a.switch == switch]
+            if names and (problem := self.call(switch, "--quiet", "--", *names)):
+                problems.append(problem)
+        if problems and not carry_on:
+            return problems
+        for action in actions:
+            if action.act and (problem := self.call(action.act, "--quiet", "--", action.name)):
+                problems.append(problem)
+                if not carry_on:
+                    return problems
+        return problems
+
+    def wait(self, actions: Sequence[Action]) -> dict[str, str]:
+        """Wait until the units acted upon are up; return unit -> state for those that are not."""
+        names = [a.name for a in actions if a.act in ("start", "reload", "restart")]
+        if not names:
+            return {}
+        begun = time.monotonic()
+        states = self.show(names)
+        if any(states[a.name].kind in _UNPROVEN_TYPES for a in actions if a.act in ("start", "restart")):
+            time.sleep(_UNPROVEN_SECONDS)
+            states = self.show(names)
+        watched = [a for a in actions if a.name in names]
+        while any(s.active in ("activating", "deactivating") for s in states.values()) and time.monotonic() < begun + SETTLE_SECONDS:
+            time.sleep(0.2)
+            states = self.show(names)
+        return failures(watched, states)
+
+    def journal(self, name: str) -> str:
+        """Return the unit's last 20 journal lines."""
+        _code, output = run_program(["journalctl", "-u", name, "-n", "20", "--no-pager", "-o", "cat"], 30.0)
+        return output.strip()
