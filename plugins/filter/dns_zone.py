@@ -11,8 +11,10 @@ short_description: DNS records of a mail host and its domains as zone file lines
 version_added: "0.1.0"
 author: mailwright contributors (@mailwright)
 description:
-  - Derives the records from the normalised model and the DKIM keys, and writes them as RFC 1035 master-file lines with absolute names, sorted.
-  - The records are those of the host (A, AAAA, SPF) and of every enabled domain (MX, SPF, DKIM, DMARC, SRV for the mail services).
+  - Derives the records from the normalised model and the DKIM keys.
+  - Writes them as RFC 1035 master-file lines with absolute names, sorted.
+  - The records are those of the host (A, AAAA, SPF) and of every enabled domain
+    (MX, SPF, DKIM, DMARC, SRV for the mail services).
 positional: dkim_keys
 options:
   _input:
@@ -20,7 +22,9 @@ options:
     type: dict
     required: true
   dkim_keys:
-    description: The value RV(mailwright.server.dkim_keys#module:keys) returned. A domain without a key gets no DKIM record.
+    description:
+      - What RV(mailwright.server.dkim_keys#module:keys) returned.
+      - A domain without a key gets no DKIM record.
     type: dict
     required: true
 """

@@ -12,7 +12,8 @@ version_added: "0.1.0"
 author: mailwright contributors (@mailwright)
 description:
   - Makes a self-signed certificate and renews it, or places a certificate and key that the user gives.
-  - Services use C(<path>/<hostname>/live/fullchain.pem) and C(<path>/<hostname>/live/privkey.pem), which root alone may read.
+  - Services use C(<path>/<hostname>/live/fullchain.pem) and C(<path>/<hostname>/live/privkey.pem).
+    Root alone may read them.
   - A new pair goes into a directory of its own and becomes live by renaming one symbolic link.
     The pair before it is kept for readers that still have it open; older pairs are removed.
 requirements:
@@ -36,7 +37,9 @@ options:
     choices: [self_signed, files]
     default: self_signed
   certificate_pem:
-    description: The certificate, followed by its intermediate certificates in order, in PEM form. Required with O(mode=files).
+    description:
+      - The certificate, followed by its intermediate certificates in order, in PEM form.
+      - Required with O(mode=files).
     type: str
   key_pem:
     description: The unencrypted private key in PEM form. Required with O(mode=files).
@@ -47,7 +50,9 @@ options:
     default: /etc/mailwright/tls
 attributes:
   check_mode:
-    description: Can run in check mode; before the library is installed only while there is no certificate yet, and without checking given ones.
+    description:
+      - Can run in check mode, also before the library is installed while there is no certificate yet.
+      - A given certificate is then not checked.
     support: full
   diff_mode:
     description: Shows subject, names, end and fingerprint of the certificate, and corrected access; never the key.
@@ -91,7 +96,7 @@ names:
   sample: [mx1.acme.test]
 """
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -133,7 +138,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     """Decide which pair should be live, and place it."""
     hostname: str = module.params["hostname"]
     names = list(dict.fromkeys([hostname, *module.params["names"]]))
-    labelled = [("hostname", hostname)] + [(f"names[{index}]", name) for index, name in enumerate(module.params["names"])]
+    labelled = [("hostname", hostname)]
+    labelled += [(f"names[{index}]", name) for index, name in enumerate(module.params["names"])]
     errors = [f"{label}: {problem}" for label, name in labelled if (problem := domain_error(name))]
     if errors:
         module.fail_json(msg="The certificate cannot be placed: " + "; ".join(errors), errors=errors)
@@ -151,7 +157,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             "diff": {"before": describe(None, None), "after": f"names: {', '.join(names)}\n"},
         }
 
-    now = datetime.now(timezone.utc).replace(microsecond=0)
+    now = datetime.now(UTC).replace(microsecond=0)
     live = read_live(store)
     if module.params["mode"] == "files":
         wanted = check_given(module.params["certificate_pem"].encode(), module.params["key_pem"].encode(), names, now)
@@ -162,7 +168,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         wanted, made = self_sign(names, now, reusable_key(live)), True
 
     replace = live is None or (live.chain_pem, live.key_pem) != (wanted.chain_pem, wanted.key_pem)
-    drifted = {} if live is None else store.drifted()
+    drifted = {} if replace else store.drifted()
     if not module.check_mode:
         if replace:
             store.write(wanted.chain_pem, wanted.key_pem)

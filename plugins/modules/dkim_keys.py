@@ -11,7 +11,8 @@ short_description: Generate a DKIM signing key once for each domain
 version_added: "0.1.0"
 author: mailwright contributors (@mailwright)
 description:
-  - Makes sure that every domain has one active RSA-2048 key, in a file that is never rewritten, under a selector that is never reused.
+  - Makes sure that every domain has one active RSA-2048 key.
+  - A key file is never rewritten, and a selector never reused.
   - The key file is on disk before the state file names it, so the state never points to a key that does not exist.
   - Keys of domains that are no longer listed are kept and reported.
 requirements:
@@ -38,7 +39,8 @@ attributes:
   check_mode:
     description:
       - Can run in check mode, also before the group and the library exist.
-      - A key that would be generated is listed with a selector that ends in C(r0000), an empty public key and RV(keys.planned=true).
+      - A key that would be generated is listed with a selector that ends in C(r0000), an empty public key
+        and RV(keys.planned=true).
     support: full
   diff_mode:
     description: Shows domains with their selectors, and corrected access; never a key.
@@ -54,7 +56,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 keys:
-  description: The active key of every wanted domain, by domain.
+  description:
+    - The active key of every wanted domain, by domain.
+    - In a template write C(result['keys']), since C(result.keys) is a method.
   returned: always
   type: dict
   contains:
@@ -93,7 +97,7 @@ orphaned:
 import fcntl
 import os
 import secrets as random_source
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -154,7 +158,7 @@ class Store:
         write_atomic(os.path.join(directory, STATE_FILE), render_state(key).encode(), self.file_access)
 
     def drifted(self, keys: dict[str, ActiveKey]) -> dict[str, tuple[Access, Access]]:
-        """Existing paths whose access is wrong: (found, wanted). Raises ValueError for a path that is not a file or directory."""
+        """Existing paths whose access is wrong: (found, wanted). Raises ValueError for a link or a special file."""
         wanted = {self.path: self.directory_access}
         for domain, key in keys.items():
             directory = os.path.join(self.path, domain)
@@ -210,7 +214,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         module.fail_json(msg="DKIM keys cannot be ensured: " + "; ".join(errors), errors=errors)
 
     missing = [domain for domain in wanted if domain not in present]
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     keys = dict(present)
     if module.check_mode:
         for domain in missing:
@@ -218,10 +222,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     else:
         if missing and LIBRARY_ERROR:
             module.fail_json(msg=missing_required_lib("cryptography"), exception=LIBRARY_ERROR)
-        for domain, (private_key, dns) in zip(missing, generate_keys(len(missing))):
-            keys[domain] = ActiveKey(
-                new_selector(now, random_source.choice), now.isoformat(timespec="seconds"), dns
-            )
+        for domain, (private_key, dns) in zip(missing, generate_keys(len(missing)), strict=True):
+            keys[domain] = ActiveKey(new_selector(now, random_source.choice), now.isoformat(timespec="seconds"), dns)
             store.write(domain, keys[domain], private_key)
         for path, (_found, access) in drifted.items():
             set_access(path, access)

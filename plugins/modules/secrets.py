@@ -11,13 +11,16 @@ short_description: Generate secrets once on the host and keep their access right
 version_added: "0.1.0"
 author: mailwright contributors (@mailwright)
 description:
-  - Makes sure that each secret exists in a file of its own. A missing secret is generated on the host and never leaves it.
+  - Makes sure that each secret exists in a file of its own.
+  - A missing secret is generated on the host and never leaves it.
   - The content of an existing secret never changes. Its owner, group and mode are corrected.
   - To replace a secret, delete its file and apply again.
   - Nothing of a secret is returned, logged or shown in a diff.
 options:
   path:
-    description: Directory of the secrets. It is created with mode V(0711), so that a service reaches its own file by name and sees no other.
+    description:
+      - Directory of the secrets.
+      - It has mode V(0711), so that a service reaches its own file by name and cannot list the others.
     type: path
     default: /etc/mailwright/secrets
   secrets:
@@ -34,8 +37,8 @@ options:
         description:
           - V(random) writes one file with URL-safe text.
           - V(rspamd_password) writes the clear text to O(secrets[].name), which root alone may read,
-            and beside it a file of that name with C(.inc) appended, which sets C(password) and C(enable_password) for rspamd's controller,
-            hashed as rspamd does it.
+            and beside it a file of that name with C(.inc) appended, which sets C(password) and C(enable_password)
+            for rspamd's controller, hashed as rspamd does it.
         type: str
         choices: [random, rspamd_password]
         default: random
@@ -117,12 +120,16 @@ from ansible_collections.mailwright.server.plugins.module_utils.secrets.rspamd_p
 from ansible_collections.mailwright.server.plugins.module_utils.secrets.spec import PLACEHOLDER, Secret, parse_secrets
 
 
+def has_content(path: str) -> bool:
+    """Whether a file exists and is not empty."""
+    return os.path.exists(path) and os.path.getsize(path) > 0
+
+
 def missing_files(directory: str, secret: Secret) -> list[str]:
     """File names of a secret to be written. A lost clear text takes its hash with it; an empty file counts as lost."""
     names = [name for name, _access in secret.files]
-    present = [os.path.exists(os.path.join(directory, name)) and os.path.getsize(os.path.join(directory, name)) > 0
-               for name in names]
-    return names if not present[0] else [name for name, there in zip(names, present) if not there]
+    missing = [name for name in names if not has_content(os.path.join(directory, name))]
+    return names if secret.name in missing else missing
 
 
 def write_secret(directory: str, secret: Secret, names: list[str]) -> None:
@@ -176,7 +183,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "created": [secret.name for secret in wanted if secret.name in missing[secret.name]],
         "diff": {
             "before": "".join(f"{path} {before[path] or 'absent'}\n" for path in sorted(after)),
-            "after": "".join(f"{path} {after[path]}{' new content' if path in to_write else ''}\n" for path in sorted(after)),
+            "after": "".join(
+                f"{path} {after[path]}{' new content' if path in to_write else ''}\n" for path in sorted(after)
+            ),
         },
     }
 

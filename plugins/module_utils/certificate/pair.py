@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import traceback
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -51,7 +52,7 @@ class Pair:
 
 
 def covers(pattern: str, hostname: str) -> bool:
-    """Whether a certificate's DNS name covers a host: equal, or a wildcard for exactly the first label (RFC 9525 section 6.3)."""
+    """Whether a certificate's DNS name covers a host: equal, or a wildcard for its first label (RFC 9525, 6.3)."""
     pattern, hostname = pattern.lower().rstrip("."), hostname.lower().rstrip(".")
     if pattern.startswith("*."):
         return "." in pattern[2:] and hostname.partition(".")[2] == pattern[2:]
@@ -97,7 +98,7 @@ def parse_pair(certificate_pem: bytes, key_pem: bytes) -> Pair:
     if _public(key) != _public(chain[0]):
         for position, certificate in enumerate(chain[1:], start=2):
             if _public(key) == _public(certificate):
-                raise ValueError(f"certificate_pem: the key belongs to certificate {position} of the chain; put that one first")
+                raise ValueError(f"certificate_pem: the key belongs to certificate {position}; put that one first")
         raise ValueError(f"key_pem: the key is not that of the certificate {chain[0].subject.rfc4514_string()!r}")
     return _pair(chain, key)
 
@@ -133,10 +134,13 @@ def check_given(certificate_pem: bytes, key_pem: bytes, names: list[str], now: d
             errors.append(f"{where} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
         if certificate.not_valid_before_utc > now:
             errors.append(f"{where} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
-    for name in names:
-        if not any(covers(pattern, name) for pattern in pair.names):
-            errors.append(f"certificate_pem: no name of the certificate ({', '.join(pair.names) or 'none'}) covers {name}")
-    for position, (certificate, issuer) in enumerate(zip(chain, chain[1:]), start=1):
+    held = ", ".join(pair.names) or "none"
+    errors.extend(
+        f"certificate_pem: no name of the certificate ({held}) covers {name}"
+        for name in names
+        if not any(covers(pattern, name) for pattern in pair.names)
+    )
+    for position, (certificate, issuer) in enumerate(itertools.pairwise(chain), start=1):
         if not _issued_by(certificate, issuer):
             errors.append(
                 f"certificate_pem: certificate {position} was not issued by certificate {position + 1} "
@@ -153,10 +157,13 @@ def still_good(pair: Pair, names: list[str], now: datetime) -> bool:
 
 
 def self_sign(names: list[str], now: datetime, key_pem: bytes | None) -> Pair:
-    """Make a self-signed certificate for `names` (the first is the subject), with the given key or a new P-256 one."""
+    """Make a self-signed certificate for `names` (the first is the subject), with the given P-256 key or a new one.
+
+    Raises TypeError when the given key is of another kind.
+    """
     key = ec.generate_private_key(ec.SECP256R1()) if key_pem is None else load_pem_private_key(key_pem, None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError("a self-signed certificate is made with a P-256 key")
+        raise TypeError("a self-signed certificate is made with a P-256 key")
     # A common name has at most 64 characters (RFC 5280, ub-common-name); clients read the alternative names only.
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     certificate = (

@@ -48,7 +48,7 @@ class CertificateStore:
             return None
 
     def drifted(self) -> dict[str, tuple[Access, Access]]:
-        """Existing paths whose access is wrong: (found, wanted). Raises ValueError for a path that is not a file or directory."""
+        """Existing paths whose access is wrong: (found, wanted). Raises ValueError for a link or a special file."""
         real = os.path.realpath(self.live)
         wanted = {
             self.directory: own_access(DIRECTORY_MODE),

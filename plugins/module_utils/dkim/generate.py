@@ -41,7 +41,7 @@ def generate_keys(count: int) -> Iterator[tuple[bytes, str]]:
     if count < POOL_FROM:
         yield from map(_generate, range(count))
         return
-    # The library holds the interpreter's lock while it generates, so threads gain nothing; a fork shares the loaded modules.
+    # Threads gain nothing: the library holds the interpreter's lock. A fork shares the modules that are loaded.
     context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(min(count, os.cpu_count() or 1), mp_context=context) as pool:
         yield from pool.map(_generate, range(count))

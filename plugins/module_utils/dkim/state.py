@@ -32,9 +32,16 @@ class ActiveKey:
 
 def parse_domains(domains: list[str]) -> list[str]:
     """Check a list of domains and report all that is wrong, each with its key path."""
-    errors = [f"domains[{index}]: {problem}" for index, domain in enumerate(domains) if (problem := domain_error(domain))]
-    repeated = sorted({domain for domain in domains if domains.count(domain) > 1}) if len(set(domains)) < len(domains) else []
-    return errors + [f"domains: {domain!r} is listed twice" for domain in repeated]
+    errors = []
+    first: dict[str, int] = {}
+    for index, domain in enumerate(domains):
+        problem = domain_error(domain)
+        if problem:
+            errors.append(f"domains[{index}]: {problem}")
+        elif domain in first:
+            errors.append(f"domains[{index}]: {domain!r} is already domains[{first[domain]}]")
+        first.setdefault(domain, index)
+    return errors
 
 
 def planned_selector(now: datetime) -> str:

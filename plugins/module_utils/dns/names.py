@@ -14,7 +14,7 @@ MAX_DOMAIN = 253 - MAX_SELECTOR - len("._domainkey.")
 
 
 def domain_error(name: str) -> str | None:
-    """Say what is wrong with a domain in A-label form (lower case, no final dot, two labels or more); None when it is right.
+    """Say what is wrong with a domain; None when it is right: A-labels in lower case, two or more, no final dot.
 
     Source: RFC 1123 section 2.1, with room left for a DKIM selector.
     """
@@ -32,7 +32,7 @@ def domain_error(name: str) -> str | None:
 
 
 def selector_error(selector: str) -> str | None:
-    """Say what is wrong with a DKIM selector of one label, at most 32 octets; None when it is right (RFC 6376 section 3.1)."""
+    """Say what is wrong with a DKIM selector; None when it is right: one label of at most 32 octets (RFC 6376, 3.1)."""
     if not isinstance(selector, str) or len(selector) > MAX_SELECTOR or not _LABEL.fullmatch(selector):
         return f"{selector!r} is not a selector of a-z, 0-9 and '-' (at most {MAX_SELECTOR})"
     return None

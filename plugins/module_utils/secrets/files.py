@@ -27,7 +27,7 @@ class Access:
         return f"{self.owner}:{self.group} {self.mode:04o}"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
@@ -35,7 +35,7 @@ def _user_name(uid: int) -> str:
         return str(uid)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _group_name(gid: int) -> str:
     try:
         return grp.getgrgid(gid).gr_name
@@ -43,7 +43,7 @@ def _group_name(gid: int) -> str:
         return str(gid)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _ids(owner: str, group: str) -> tuple[int, int]:
     return pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
 

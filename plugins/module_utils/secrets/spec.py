@@ -42,7 +42,7 @@ class Secret:
 def parse_mode(text: str) -> int:
     """Read an octal mode such as "0640". Raises ValueError for anything else."""
     if not re.fullmatch(r"0?[0-7]{3}", text):
-        raise ValueError(f"{text!r} is not an octal mode; write four digits in quotes, such as \"0640\"")
+        raise ValueError(f'{text!r} is not an octal mode; write four digits in quotes, such as "0640"')
     return int(text, 8)
 
 
