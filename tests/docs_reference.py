@@ -58,7 +58,7 @@ def _plain(match: re.Match[str]) -> str:
         return f"**{text}**" if kind == "B" else f"*{text}*"
     if kind == "U":
         return f"<{text}>"
-    label, _, target = text.rpartition(",")
+    label, _comma, target = text.rpartition(",")
     return f"[{label.strip()}]({target.strip()})" if kind == "L" else label.strip()
 
 
