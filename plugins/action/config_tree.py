@@ -26,6 +26,10 @@ def walk(root: str) -> Iterator[tuple[str, str]]:
     for directory, subdirectories, names in os.walk(root):
         if directory == root and MACROS in subdirectories:
             subdirectories.remove(MACROS)
+        for name in subdirectories:
+            path = os.path.join(directory, name)
+            if os.path.islink(path):
+                raise AnsibleActionFail(f"{path}: is a link to a directory, which is not followed")
         subdirectories.sort()
         for name in sorted(names):
             if name != ".gitkeep":
@@ -76,7 +80,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         sources: dict[str, str] = {}
         errors: list[str] = []
         given = dict(variables)
-        # Dates and paths would make a file differ on every run, so the placeholders of the configured text stay as they are.
+        # Dates and paths would make a file differ on every run: the configured text's placeholders stay as they are.
         given.setdefault("ansible_managed", str(constants.config.get_config_value("DEFAULT_MANAGED_STR")))
         for source, path in walk(root):
             if matches(path, omit):
@@ -90,8 +94,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 if source.endswith(".j2"):
                     content = self._render(source, root, given)
                 else:
-                    with open(source, "rb") as stream:
-                        content = stream.read()
+                    content = self._read(source)
                     if os.stat(source).st_mode & 0o100:
                         entry["mode"] = "0755"
             except (AnsibleError, OSError, ValueError) as error:
@@ -102,6 +105,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if errors:
             raise AnsibleActionFail("nothing was sent to the host:\n" + "\n".join(errors))
         return files
+
+    def _read(self, source: str) -> bytes:
+        """Return a file's bytes, decrypted when it is a vault."""
+        readable = self._loader.get_real_file(source)
+        try:
+            with open(readable, "rb") as stream:
+                return stream.read()
+        finally:
+            if readable != source:
+                self._loader.cleanup_tmp_file(readable)
 
     def _render(self, source: str, root: str, variables: dict[str, Any]) -> bytes:
         """Render one template as ansible.builtin.template does with its defaults."""

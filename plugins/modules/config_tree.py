@@ -13,19 +13,23 @@ version_added: "0.1.0"
 author:
   - mailwright contributors (@mailwright)
 description:
-  - Renders a role's whole C(templates/) directory on the controller and sends it at once. C(templates/etc/postfix/main.cf.j2)
-    becomes C(/etc/postfix/main.cf). Files without C(.j2) are copied byte for byte, with their executable bit.
+  - Renders a role's whole C(templates/) directory on the controller and sends it at once.
+    C(templates/etc/postfix/main.cf.j2) becomes C(/etc/postfix/main.cf).
+    Files without C(.j2) are copied byte for byte, with their executable bit.
   - Files named C(.gitkeep) are ignored. Files under C(templates/_macros/) are for C(import) and C(include) only.
-  - The service's own checkers see the new files at their real paths, in a private mount namespace, before anything is changed.
-    A failed check leaves the host as it was.
-  - Files are then swapped by rename. What an earlier run wrote and is no longer wanted is removed. Units are reloaded only when
-    their files changed and restarted only where a reload does not suffice. When a unit does not come up, files and units are put back.
+  - The service's own checkers see the new files at their real paths, in a private mount namespace, before anything
+    is changed. A failed check leaves the host as it was.
+  - Files are then swapped by rename. What an earlier run wrote and is no longer wanted is removed.
+  - Units are reloaded only when their files changed and restarted only where a reload does not suffice.
+    When a unit does not come up, files and units are put back.
   - A run that was killed is finished by the next one.
 notes:
-  - C(ansible_managed) is the variable of that name, or else the configured text without its placeholders expanded, as dates and
-    paths in files would make them differ on every run.
+  - C(ansible_managed) is the variable of that name, or else the configured text without its placeholders expanded,
+    as dates and paths in files would make them differ on every run.
   - Globs match the absolute path, and C(*) also matches C(/).
-  - The content of a file that not everybody may read is hidden in diffs unless O(permissions[].sensitive) says V(false).
+  - The content of a file that not everybody may read is hidden in diffs unless O(permissions[].sensitive) says
+    V(false).
+  - Directories are created when missing, owned by root, mode 0755, and never removed.
 attributes:
   check_mode:
     description: Says what would be done, on a host that has nothing yet as well. Checks run where their programs exist.
@@ -39,7 +43,7 @@ options:
     type: str
     required: true
   src:
-    description: Directory to take instead of the role's C(templates/); absolute, or relative to the role or the playbook.
+    description: Directory to take instead of the role's C(templates/), absolute or relative to role or playbook.
     type: str
   omit:
     description: Globs of target paths that are not to be written now. What was written there earlier is removed.
@@ -114,7 +118,7 @@ options:
         elements: str
         default: []
       reload_on:
-        description: Globs of files that concern the unit at all. Files matching O(units[].restart_on) need not be repeated.
+        description: Globs of files that concern the unit at all. Those of O(units[].restart_on) need not be repeated.
         type: list
         elements: str
         default: ["*"]
@@ -174,7 +178,8 @@ removed:
   type: list
   elements: str
 units:
-  description: Unit to what happened to it, one of V(started), V(stopped), V(reloaded), V(restarted), V(enabled), V(disabled).
+  description:
+    - Unit to what happened to it, one of V(started), V(stopped), V(reloaded), V(restarted), V(enabled), V(disabled).
   returned: success
   type: dict
   sample: {"postfix.service": "reloaded"}

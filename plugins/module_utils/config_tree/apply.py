@@ -32,7 +32,6 @@ from ansible_collections.mailwright.server.plugins.module_utils.config_tree.plan
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.settings import Command, Settings
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.stage import (
     SEARCH_PATH,
-    STAGE,
     redact,
     run_checks,
     run_program,
@@ -159,7 +158,10 @@ class Run:
         return outcome
 
     def _complain(self, plan: Plan, files: Mapping[str, File]) -> bool:
-        """Raise ConfigTreeError for all that makes the plan impossible; say whether users or groups are still missing in check mode."""
+        """Raise ConfigTreeError for all that makes the plan impossible; say whether users or groups are missing.
+
+        Missing ones are an error except in check mode, where the package that brings them may be planned as well.
+        """
         problems = list(plan.conflicts)
         missing = sorted(
             {f"user {f.owner!r} does not exist, wanted for {f.path}" for f in files.values() if f.uid is None}
@@ -171,9 +173,12 @@ class Run:
             raise ConfigTreeError("nothing was changed:\n" + "\n".join(problems))
         return bool(missing)
 
-    def _secrets(self) -> list[bytes]:
+    def _redacted(self, output: str) -> str:
         old = [found.content for found in self.live.values() if found.kind == "file" and not found.mode & 0o004]
-        return [f.content for f in self.settings.files.values() if f.sensitive] + old
+        return redact(output, [f.content for f in self.settings.files.values() if f.sensitive] + old)
+
+    def _shown(self, output: str) -> str:
+        return tail(self._redacted(output))
 
     def _check(self, writes: Sequence[File], removals: Collection[str], *, files_unknown: bool) -> list[str]:
         """Run the checkers on the staged files; return those skipped, which happens in check mode only."""
@@ -187,24 +192,18 @@ class Run:
             # Files of users who do not exist yet cannot be shown to a checker as they will be.
             if files_unknown or not present:
                 return named
-        existed = os.path.isdir(STAGE)
-        try:
-            results = run_checks(writes, list(removals), checks)
-        finally:
-            if not existed:
-                for directory in (STAGE, os.path.dirname(STAGE)):
-                    if os.path.isdir(directory) and not os.listdir(directory):
-                        os.rmdir(directory)
         problems = []
+        results = run_checks(writes, list(removals), checks)
         for result in results:
             line = " ".join(result.argv)
             if result.code is None and not self.check_mode:
                 problems.append(f"the check {line!r} cannot run: {result.argv[0]} is not installed")
             elif result.code:
-                problems.append(f"the check {line!r} failed with exit code {result.code}:\n{tail(redact(result.output, self._secrets()))}")
+                end = f"failed with exit code {result.code}"
+                problems.append(f"the check {line!r} {end}:\n{self._shown(result.output)}")
         if problems:
-            staged_list = ", ".join(sorted([f.path for f in writes] + [f"{p} (removed)" for p in removals]))
-            raise ConfigTreeError("nothing was changed: " + "\n".join(problems) + f"\nstaged: {staged_list}")
+            staged_paths = ", ".join(sorted([f.path for f in writes] + [f"{p} (removed)" for p in removals]))
+            raise ConfigTreeError("nothing was changed: " + "\n".join(problems) + f"\nstaged: {staged_paths}")
         return [" ".join(r.argv) for r in results if r.code is None]
 
     def _carry_out(
@@ -216,7 +215,10 @@ class Run:
         manifest: Mapping[str, str],
         commands: Sequence[Command],
     ) -> dict[str, str]:
-        """Swap and activate; return what happened to the units. On failure put everything back and raise ConfigTreeError."""
+        """Swap and activate; return what happened to the units.
+
+        On failure everything is put back and ConfigTreeError raised.
+        """
         announced = {**pending, **{f.path: digest(f.content) for f in writes}, **dict.fromkeys(plan.remove)}
         if pending:
             # What the interrupted run wrote must be noted before its announcement is overwritten.
@@ -231,18 +233,21 @@ class Run:
             self.records.write_manifest(manifest)
             units = self._activate({*plan.paths, *pending}, commands, done, ran)
         except BaseException as error:
-            problems = swap.restore()
-            problems += self._put_back(plan, owned, done, ran)
+            problems = self._put_back(plan, owned, swap, done, ran)
             # Whatever could not be put back is for the next run to activate.
             self.records.write_pending(announced if problems else pending)
             if not isinstance(error, (ConfigTreeError, OSError)):
                 raise
-            state = "all files and units were put back" if not problems else "NOT everything could be put back:\n" + "\n".join(problems)
+            state = "all files and units were put back"
+            if problems:
+                state = "NOT everything could be put back:\n" + "\n".join(problems)
             raise ConfigTreeError(f"{error}\n{state}") from None
         self.records.write_pending({})
         return units
 
-    def _activate(self, changed: Collection[str], commands: Sequence[Command], done: list[Action], ran: list[Command]) -> dict[str, str]:
+    def _activate(
+        self, changed: Collection[str], commands: Sequence[Command], done: list[Action], ran: list[Command]
+    ) -> dict[str, str]:
         """Run the commands and act on the units; note in ``done`` and ``ran`` what was tried before it is tried."""
         if needs_daemon_reload(changed) and (problem := self.systemd.call("daemon-reload")):
             raise ConfigTreeError(problem)
@@ -254,7 +259,7 @@ class Run:
                 code, output = 127, error.strerror or ""
             if code:
                 line = " ".join(command.argv)
-                raise ConfigTreeError(f"the command {line!r} failed with exit code {code}:\n{tail(redact(output, self._secrets()))}")
+                raise ConfigTreeError(f"the command {line!r} failed with exit code {code}:\n{self._shown(output)}")
         units = self.settings.units
         states = self.systemd.show([u.name for u in units])
         wrong = [
@@ -265,27 +270,36 @@ class Run:
         if wrong:
             raise ConfigTreeError("; ".join(wrong))
         actions = [a for a in (decide(u, states[u.name], changed) for u in units) if a.switch or a.act]
-        done += actions
-        failed = self.systemd.wait(actions) if not (problems := self.systemd.act(actions)) else {}
+        problems = self.systemd.act(actions, done)
+        failed = {} if problems else self.systemd.wait(actions)
         if problems or failed:
             lines = problems + [f"{name} is {state}" for name, state in failed.items()]
             names = list(failed) or [a.name for a in actions if any(a.name in p for p in problems)]
             journal = "\n".join(f"journal of {n}:\n{self.systemd.journal(n)}" for n in names)
-            raise ConfigTreeError("\n".join(lines) + "\n" + tail(redact(journal, self._secrets())))
+            raise ConfigTreeError(self._redacted("\n".join(lines) + "\n" + journal))
         return {a.name: a.outcome for a in actions}
 
-    def _put_back(self, plan: Plan, owned: Mapping[str, str], done: Sequence[Action], ran: Sequence[Command]) -> list[str]:
-        """Bring manifest, compiled files and units back after the files were restored; return what failed."""
-        problems = []
+    def _put_back(
+        self, plan: Plan, owned: Mapping[str, str], swap: Swap, done: Sequence[Action], ran: Sequence[Command]
+    ) -> list[str]:
+        """Bring files, manifest, compiled files and units back; go on after a failure and return what failed."""
+        undone = [undo(a) for a in reversed(done)]
+        # Stop and disable while the files that define a new unit are still there.
+        ending = [a for a in undone if a.act == "stop" or a.switch == "disable"]
+        problems = self.systemd.act(ending, [], carry_on=True)
+        problems += swap.restore()
         try:
             self.records.write_manifest(owned)
             if needs_daemon_reload(plan.paths) and (problem := self.systemd.call("daemon-reload")):
                 problems.append(problem)
             for command in ran:
                 run_program(command.argv, COMMAND_SECONDS)
-            undone = [undo(a) for a in reversed(done)]
-            problems += self.systemd.act(undone, carry_on=True)
-            problems += [f"{name} is {state}" for name, state in self.systemd.wait(undone).items()]
+            raising = [a for a in undone if a not in ending]
+            if raising:
+                # A unit that failed too often is refused another start; its failure is no error here.
+                self.systemd.call("reset-failed", "--", *(a.name for a in raising))
+            problems += self.systemd.act(raising, [], carry_on=True)
+            problems += [f"{name} is {state}" for name, state in self.systemd.wait(raising).items()]
         except (ConfigTreeError, OSError) as error:
             problems.append(str(error))
         return problems

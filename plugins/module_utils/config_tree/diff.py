@@ -41,7 +41,8 @@ def make_diff(
     for path in plan.paths:
         old = live.get(path, ABSENT)
         new = wanted.get(path) if path not in plan.remove else None
-        hidden = (new is not None and new.sensitive) or (old.kind == "file" and not old.mode & 0o004 and not is_open(path))
+        closed = old.kind == "file" and not old.mode & 0o004 and not is_open(path)
+        hidden = closed or (new is not None and new.sensitive)
         before = ""
         if old.kind == "symlink":
             before = f"symbolic link to {old.content.decode('utf-8', 'replace')}\n"

@@ -74,10 +74,16 @@ def digest(content: bytes) -> str:
 
 def is_as_wanted(file: File, live: Live) -> bool:
     """Say whether the live path already is the wanted file: content, owner, group and mode."""
-    return live == Live("file", file.content, -1 if file.uid is None else file.uid, -1 if file.gid is None else file.gid, file.mode)
+    return (live.kind, live.content) == ("file", file.content) and (live.uid, live.gid, live.mode) == (
+        file.uid,
+        file.gid,
+        file.mode,
+    )
 
 
-def owned_paths(manifest: Mapping[str, str], pending: Mapping[str, str | None], live: Mapping[str, Live]) -> dict[str, str]:
+def owned_paths(
+    manifest: Mapping[str, str], pending: Mapping[str, str | None], live: Mapping[str, Live]
+) -> dict[str, str]:
     """Return path -> SHA-256 of what we wrote, including what an interrupted run wrote but could not note.
 
     A path that was only announced is ours when its live content is exactly what was announced: otherwise the
@@ -94,7 +100,7 @@ def owned_paths(manifest: Mapping[str, str], pending: Mapping[str, str | None], 
 def make_plan(wanted: Mapping[str, File], live: Mapping[str, Live], owned: Collection[str]) -> Plan:
     """Compare wanted files with live ones; what we own and no longer want is removed.
 
-    ``live`` holds every path of ``wanted`` and ``owned`` that exists. Nothing outside ``wanted`` and ``owned`` is touched.
+    ``live`` holds every path of ``wanted`` and ``owned`` that exists. Nothing outside these two is touched.
     """
     create: list[str] = []
     change: list[str] = []
@@ -106,7 +112,8 @@ def make_plan(wanted: Mapping[str, File], live: Mapping[str, Live], owned: Colle
         elif found.kind == "blocked":
             conflicts.append(f"{path}: one of its parent directories is not a directory")
         elif found.kind not in ("file", "symlink"):
-            conflicts.append(f"{path}: there is a {'directory' if found.kind == 'directory' else 'special file'} in its place")
+            what = "directory" if found.kind == "directory" else "special file"
+            conflicts.append(f"{path}: there is a {what} in its place")
         elif not is_as_wanted(file, found):
             change.append(path)
     # A directory or a device at a path we once wrote is not what we wrote: it stays.

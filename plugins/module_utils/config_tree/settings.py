@@ -18,6 +18,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.config_tree.plan
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.units import Unit, full_name
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_VOLATILE = ("dev", "proc", "run", "sys", "tmp")
 _MODE = re.compile(r"[0-7]{3,4}")
 
 
@@ -60,8 +61,8 @@ def attribute(permissions: Sequence[Mapping[str, Any]], path: str, key: str) -> 
 def _path_error(path: str) -> str:
     if not path.startswith("/") or os.path.normpath(path) != path or path.startswith("//") or "\0" in path:
         return "must be an absolute path without '..', '//' or a trailing slash"
-    if path.count("/") < 2:
-        return "must lie below a top-level directory such as /etc"
+    if path.count("/") < 2 or path.split("/")[1] in _VOLATILE:
+        return "must lie below a top-level directory that outlives a reboot, such as /etc"
     return ""
 
 

@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.plan import ConfigTreeError, File
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.store import make_parents
 
-STAGE = "/run/mailwright/stage"
+# Hidden behind the layers' memory while the view is built, and only in the private namespace.
+STAGE = "/run"
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {"PATH": SEARCH_PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8"}
 CHECK_SECONDS = 60.0
@@ -32,6 +33,7 @@ _MS_NODEV = 0x4
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
 _MS_PRIVATE = 0x40000
+_MNT_DETACH = 0x2
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def tail(text: str) -> str:
 def redact(text: str, secrets: Collection[bytes]) -> str:
     """Replace what a program quoted from files with sensitive content: whole lines and the values in them.
 
-    Values are what follows '=', ':' or white space; those under six characters stay, as they would hide ordinary words.
+    Values are what follows '=' or ':' or is quoted; those under six characters stay, as they would hide ordinary words.
     """
     quoted: set[str] = set()
     for content in secrets:
@@ -71,11 +73,17 @@ def redact(text: str, secrets: Collection[bytes]) -> str:
 
 
 def run_program(argv: Sequence[str], seconds: float) -> tuple[int, str]:
-    """Run a program without shell or input; return its exit code and output. Code -1: it ran out of time and was killed."""
+    """Run a program without shell or input; return its exit code and output, -1 when it ran out of time."""
     # A file, not a pipe: a daemon that a checker leaves behind would hold a pipe open.
     with open(os.memfd_create("output"), "w+b") as output:
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd="/", env=ENVIRONMENT, start_new_session=True
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            env=ENVIRONMENT,
+            start_new_session=True,
         )
         try:
             code = process.wait(timeout=seconds)
@@ -97,7 +105,7 @@ def mount_points() -> list[str]:
 
 
 def overlay_points(paths: Collection[str], mounts: Collection[str]) -> list[str]:
-    """Return the directories that need an overlay, parents first: the top-level directory, or a deeper mount that holds the path."""
+    """Return the directories that need an overlay, parents first: top-level ones, or deeper mounts."""
     points = set()
     for path in paths:
         top = "/" + path.split("/")[1]
@@ -128,13 +136,15 @@ def _enter_namespace() -> None:
 
 
 def _overlay(paths: Collection[str]) -> None:
-    """Lay a writable layer in memory over every directory that holds one of the real paths; other mounts below stay visible."""
+    """Lay a writable layer in memory over every directory that holds one of the paths; other mounts stay visible."""
     mounts = mount_points()
     points = overlay_points(paths, mounts)
     for point in points:
+        if (point + "/").startswith(STAGE + "/"):
+            raise ConfigTreeError(f"cannot stage: files below {STAGE} do not outlive a reboot")
         if not os.path.isdir(point):
             raise ConfigTreeError(f"cannot stage: {point} does not exist; create it before its files are configured")
-    below = {m for m in mounts if m not in paths and any(m.startswith(p + "/") for p in points)}
+    below = {m for m in mounts if m not in paths and any(m.startswith(p + "/") for p in points) and os.path.lexists(m)}
     _mount("mailwright", STAGE, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=0700")
     targets = sorted({*points, *below})
     kept = {}
@@ -158,6 +168,9 @@ def _overlay(paths: Collection[str]) -> None:
         os.chown(upper, shown.st_uid, shown.st_gid)
         os.chmod(upper, shown.st_mode & 0o7777)
         _mount("mailwright", target, "overlay", 0, f"lowerdir={kept[target]},upperdir={upper},workdir={work}")
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(STAGE), _MNT_DETACH) != 0:
+        raise ConfigTreeError(f"cannot stage: {STAGE} cannot be uncovered: {os.strerror(ctypes.get_errno())}")
 
 
 def _write(files: Sequence[File], removals: Sequence[str]) -> None:
@@ -201,7 +214,6 @@ def run_checks(files: Sequence[File], removals: Sequence[str], checks: Sequence[
     ``files`` are written and ``removals`` unlinked in the private view only.
     Raises ConfigTreeError when the view cannot be made, never runs a checker without it.
     """
-    os.makedirs(STAGE, mode=0o700, exist_ok=True)
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:

@@ -53,7 +53,7 @@ def make_parents(path: str) -> list[str]:
     made = missing[::-1]
     for directory in made:
         os.mkdir(directory, 0o755)
-        os.chmod(directory, 0o755)
+        os.chmod(directory, 0o755)  # noqa: S103 (what every directory of /etc has)
     return made
 
 
@@ -111,7 +111,10 @@ class Swap:
     made: list[str] = field(default_factory=list)
 
     def apply(self, files: Sequence[File], removals: Sequence[str]) -> None:
-        """Write all files, then rename them into place, then remove. Restores everything and raises ConfigTreeError on failure."""
+        """Write all files, then rename them into place, then remove.
+
+        Restores everything and raises ConfigTreeError on failure.
+        """
         temporaries: dict[str, str] = {}
         path = ""
         try:
@@ -198,7 +201,8 @@ class Records:
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise ConfigTreeError(f"another configuration run has held {self.directory}/.lock for {LOCK_WAIT:.0f} s") from None
+                        held = f"another configuration run has held {self.directory}/.lock for {LOCK_WAIT:.0f} s"
+                        raise ConfigTreeError(held) from None
                     time.sleep(0.1)
             yield
         finally:

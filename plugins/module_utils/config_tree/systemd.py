@@ -13,6 +13,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.config_tree.plan
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.stage import SEARCH_PATH, run_program
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.units import (
     PROPERTIES,
+    RAISING,
     Action,
     UnitState,
     failures,
@@ -37,7 +38,9 @@ class Systemd:
         if not names:
             return {}
         program = shutil.which("systemctl", path=SEARCH_PATH)
-        code, output = run_program([program, "show", "-p", ",".join(PROPERTIES), "--", *names], JOB_SECONDS) if program else (1, "systemctl not found")
+        code, output = 1, "systemctl is not installed"
+        if program:
+            code, output = run_program([program, "show", "-p", ",".join(PROPERTIES), "--", *names], JOB_SECONDS)
         if code == 0:
             try:
                 return parse_show(output, names)
@@ -52,17 +55,24 @@ class Systemd:
         code, output = run_program(["systemctl", *arguments], JOB_SECONDS)
         return "" if code == 0 else f"systemctl {' '.join(arguments)}: {output.strip() or f'exit code {code}'}"
 
-    def act(self, actions: Sequence[Action], *, carry_on: bool = False) -> list[str]:
-        """Enable and disable in one call each, then act unit by unit in order; return what went wrong, by default ending there."""
+    def act(self, actions: Sequence[Action], tried: list[Action], *, carry_on: bool = False) -> list[str]:
+        """Enable and disable in one call each, then act unit by unit in order; return what went wrong.
+
+        Ends at the first failure unless ``carry_on``. Each step is noted in ``tried`` before it is tried.
+        """
         problems = []
         for switch in ("enable", "disable"):
             names = [a.name for a in actions if a.switch == switch]
+            tried += [Action(name, switch) for name in names]
             if names and (problem := self.call(switch, "--quiet", "--", *names)):
                 problems.append(problem)
         if problems and not carry_on:
             return problems
         for action in actions:
-            if action.act and (problem := self.call(action.act, "--quiet", "--", action.name)):
+            if not action.act:
+                continue
+            tried.append(Action(action.name, "", action.act))
+            if problem := self.call(action.act, "--quiet", "--", action.name):
                 problems.append(problem)
                 if not carry_on:
                     return problems
@@ -70,16 +80,16 @@ class Systemd:
 
     def wait(self, actions: Sequence[Action]) -> dict[str, str]:
         """Wait until the units acted upon are up; return unit -> state for those that are not."""
-        names = [a.name for a in actions if a.act in ("start", "reload", "restart")]
-        if not names:
+        watched = [a for a in actions if a.act in RAISING]
+        if not watched:
             return {}
-        begun = time.monotonic()
+        names = [a.name for a in watched]
+        deadline = time.monotonic() + SETTLE_SECONDS
         states = self.show(names)
-        if any(states[a.name].kind in _UNPROVEN_TYPES for a in actions if a.act in ("start", "restart")):
+        if any(states[a.name].kind in _UNPROVEN_TYPES for a in watched if a.act in ("start", "restart")):
             time.sleep(_UNPROVEN_SECONDS)
             states = self.show(names)
-        watched = [a for a in actions if a.name in names]
-        while any(s.active in ("activating", "deactivating") for s in states.values()) and time.monotonic() < begun + SETTLE_SECONDS:
+        while any(states[n].active in ("activating", "deactivating") for n in names) and time.monotonic() < deadline:
             time.sleep(0.2)
             states = self.show(names)
         return failures(watched, states)

@@ -23,7 +23,19 @@ PROPERTIES = (
     "UnitFileState",
 )
 
-UNIT_SUFFIXES = (".service", ".socket", ".timer", ".path", ".target", ".mount", ".automount", ".slice", ".swap", ".scope", ".device")
+UNIT_SUFFIXES = (
+    ".service",
+    ".socket",
+    ".timer",
+    ".path",
+    ".target",
+    ".mount",
+    ".automount",
+    ".slice",
+    ".swap",
+    ".scope",
+    ".device",
+)
 
 # Directories whose files systemd reads only at daemon-reload; systemd.unit(5).
 UNIT_DIRECTORIES = ("/etc/systemd/*", "/usr/lib/systemd/*", "/usr/local/lib/systemd/*")
@@ -58,9 +70,22 @@ class UnitState:
         return self.active in ("active", "reloading", "refreshing") or self.finished
 
 
+_PAST = {
+    "start": "started",
+    "stop": "stopped",
+    "reload": "reloaded",
+    "restart": "restarted",
+    "enable": "enabled",
+    "disable": "disabled",
+}
+
+# Verbs of systemctl after which a unit must be up.
+RAISING = ("start", "reload", "restart", "reload-or-restart")
+
+
 @dataclass(frozen=True)
 class Action:
-    """What one unit needs: ``switch`` is enable, disable or empty; ``act`` is start, stop, reload, restart or empty."""
+    """What one unit needs: ``switch`` is enable, disable or empty; ``act`` is a verb of systemctl or empty."""
 
     name: str
     switch: str = ""
@@ -69,8 +94,7 @@ class Action:
     @property
     def outcome(self) -> str:
         """The word for the result; what happened to the process outranks the switch."""
-        past = {"start": "started", "stop": "stopped", "reload": "reloaded", "restart": "restarted", "enable": "enabled", "disable": "disabled"}
-        return past[self.act or self.switch]
+        return _PAST[self.act or self.switch]
 
 
 def full_name(name: str) -> str:
@@ -113,8 +137,8 @@ def parse_show(text: str, names: Sequence[str]) -> dict[str, UnitState]:
 def decide(unit: Unit, state: UnitState, changed: Collection[str]) -> Action:
     """Say what a unit needs, given its state and the paths that changed.
 
-    Only ``disabled`` units are enabled: static, indirect, generated, alias and enabled-runtime units are as they should be;
-    a unit that the host does not know yet is expected to need it.
+    Only ``disabled`` units are enabled: static, indirect, generated, alias and enabled-runtime units are as they
+    should be; a unit that the host does not know yet is expected to need it.
     """
     if not unit.started:
         loaded = state.load in ("loaded", "bad-setting", "error")
@@ -140,7 +164,8 @@ def decide(unit: Unit, state: UnitState, changed: Collection[str]) -> Action:
 def undo(action: Action) -> Action:
     """Return what puts a unit back after ``action`` was tried and the files were restored."""
     switch = {"enable": "disable", "disable": "enable"}.get(action.switch, "")
-    act = {"start": "stop", "stop": "start", "reload": "reload", "restart": "restart"}.get(action.act, "")
+    # A unit that was up may be down by now, and then cannot be reloaded.
+    act = {"start": "stop", "stop": "start", "reload": "reload-or-restart", "restart": "restart"}.get(action.act, "")
     return Action(action.name, switch, act)
 
 
@@ -154,6 +179,6 @@ def failures(actions: Sequence[Action], states: Mapping[str, UnitState]) -> dict
     wrong = {}
     for action in actions:
         state = states[action.name]
-        if action.act in ("start", "reload", "restart") and not state.running:
+        if action.act in RAISING and not state.running:
             wrong[action.name] = f"{state.active} ({state.sub})" if state.load == "loaded" else state.load
     return wrong
