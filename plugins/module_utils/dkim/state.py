@@ -71,17 +71,20 @@ def render_state(key: ActiveKey) -> str:
 def parse_state(text: str) -> ActiveKey | None:
     """Read a state file; None when it has no active RSA key.
 
-    Raises ValueError when it is not JSON, of another version, or its selector is not one.
+    Raises ValueError when it is not JSON, of another version or form, or its selector is not one.
     """
     state = json.loads(text)
     if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
         version = state.get("version") if isinstance(state, dict) else None
         raise ValueError(f"state version {version!r} is not {STATE_VERSION}")
-    entry = state.get("active", {}).get(ALGORITHM)
+    active = state.get("active")
+    if not isinstance(active, dict):
+        raise ValueError(f"active: {active!r} is not a key for each algorithm")
+    entry = active.get(ALGORITHM)
     if entry is None:
         return None
     try:
-        key = ActiveKey(entry["selector"], entry["created"], entry["dns"])
+        key = ActiveKey(str(entry["selector"]), str(entry["created"]), str(entry["dns"]))
     except (KeyError, TypeError) as error:
         raise ValueError(f"active.{ALGORITHM} lacks {error}") from error
     problem = selector_error(key.selector)

@@ -1,0 +1,195 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The record set, read back with dnspython's own zone parser."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import dns.name
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
+import dns.zone
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.mailwright.server.plugins.filter.dns_zone import FilterModule
+from ansible_collections.mailwright.server.plugins.module_utils.dns.names import domain_error, selector_error
+from ansible_collections.mailwright.server.plugins.module_utils.dns.records import (
+    RRset,
+    record_set,
+    text_value,
+    zone_text,
+)
+from dns.rdata import Rdata
+from dns.rdtypes.ANY.TXT import TXT
+from hypothesis import given
+from hypothesis import strategies as st
+
+KEYS = {
+    "acme.test": {"selector": "20260301rk3x9", "path": "/k", "dns": "v=DKIM1; k=rsa; p=" + "A" * 392},
+    "globex.test": {"selector": "20260301r0a1b", "path": "/k", "dns": "v=DKIM1; k=rsa; p=" + "B" * 392},
+}
+MODEL: dict[str, Any] = {
+    "hostname": "mx1.acme.test",
+    "addresses": {"ipv4": ["198.51.100.10"], "ipv6": ["2001:DB8::0010"]},
+    "features": {"pop3": True},
+    "domains": [
+        {"name": "acme.test", "enabled": True},
+        {"name": "globex.test", "enabled": True},
+        {"name": "off.test", "enabled": False},
+    ],
+}
+LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
+DOMAIN = st.lists(LABEL, min_size=2, max_size=5).map(".".join)
+
+
+def octets_of(rdata: Rdata) -> list[bytes]:
+    """The strings of a TXT record."""
+    assert isinstance(rdata, TXT)
+    return list(rdata.strings)
+
+
+def parsed(text: str) -> dict[tuple[str, str], set[str]]:
+    """Master-file text as {(name, type): record data}, TXT joined to one string, as a resolver's client sees it."""
+    zone = dns.zone.from_text(text, origin=dns.name.root, relativize=False, check_origin=False)
+    found: dict[tuple[str, str], set[str]] = {}
+    for name, _ttl, rdata in zone.iterate_rdatas():
+        joined = b"".join(octets_of(rdata)).decode() if rdata.rdtype == dns.rdatatype.TXT else rdata.to_text()
+        found.setdefault((name.to_text(), dns.rdatatype.to_text(rdata.rdtype)), set()).add(joined)
+    return found
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    model = copy.deepcopy(MODEL)
+    model.update(values)
+    return model
+
+
+def test_every_record_of_a_host_and_two_domains() -> None:
+    found = parsed(zone_text(record_set(MODEL, KEYS)))
+    expected = {
+        ("mx1.acme.test.", "A"): {"198.51.100.10"},
+        ("mx1.acme.test.", "AAAA"): {"2001:db8::10"},
+        ("mx1.acme.test.", "TXT"): {"v=spf1 a -all"},
+    }
+    for domain, key in KEYS.items():
+        expected |= {
+            (f"{domain}.", "MX"): {"10 mx1.acme.test."},
+            (f"{domain}.", "TXT"): {"v=spf1 mx -all"},
+            (f"_dmarc.{domain}.", "TXT"): {f"v=DMARC1; p=quarantine; rua=mailto:postmaster@{domain}"},
+            (f"{key['selector']}._domainkey.{domain}.", "TXT"): {key["dns"]},
+            (f"_imaps._tcp.{domain}.", "SRV"): {"0 1 993 mx1.acme.test."},
+            (f"_submissions._tcp.{domain}.", "SRV"): {"0 1 465 mx1.acme.test."},
+            (f"_submission._tcp.{domain}.", "SRV"): {"0 1 587 mx1.acme.test."},
+            (f"_pop3s._tcp.{domain}.", "SRV"): {"0 1 995 mx1.acme.test."},
+            (f"_sieve._tcp.{domain}.", "SRV"): {"0 1 4190 mx1.acme.test."},
+        }
+    assert found == expected
+
+
+def test_pop3_is_announced_only_where_it_is_offered() -> None:
+    names = {rrset.name for rrset in record_set(changed(features={"pop3": False}), KEYS)}
+    assert not any(name.startswith("_pop3s") for name in names)
+    assert "_imaps._tcp.acme.test." in names
+
+
+def test_a_host_that_is_a_mail_domain_has_one_spf_record() -> None:
+    found = parsed(zone_text(record_set(changed(hostname="acme.test"), KEYS)))
+    assert found["acme.test.", "TXT"] == {"v=spf1 mx -all"}
+
+
+def test_a_domain_without_a_key_has_no_dkim_record() -> None:
+    names = [rrset.name for rrset in record_set(MODEL, {})]
+    assert not any("_domainkey" in name for name in names)
+
+
+def test_lines_are_sorted_and_absolute_whatever_the_order_given() -> None:
+    rrsets = record_set(MODEL, KEYS)
+    text = zone_text(rrsets)
+    assert zone_text(rrsets[::-1]) == text
+    assert all(line.split()[0].endswith(".") for line in text.splitlines())
+    assert text.index("\nacme.test. ") < text.index("\nmx1.acme.test. ") < text.index("\nglobex.test. ")
+
+
+def test_all_errors_are_reported_at_once() -> None:
+    model = changed(
+        hostname="mx1",
+        addresses={"ipv4": ["2001:db8::1"], "ipv6": ["x\n@ IN NS evil."]},
+        domains=[{"name": "a.test\nb", "enabled": True}, {"name": "acme.test", "enabled": True}],
+    )
+    with pytest.raises(ValueError, match="hostname: 'mx1'") as caught:
+        record_set(model, {"acme.test": {"selector": "a;b", "dns": "p=1"}})
+    message = str(caught.value)
+    for part in ("addresses.ipv4", "addresses.ipv6", "'a.test\\nb'", "acme.test.selector", "acme.test.dns"):
+        assert part in message
+    assert "\n" not in message
+
+
+@given(st.binary(max_size=1200))
+def test_text_survives_the_presentation_form(octets: bytes) -> None:
+    rdata = dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.TXT, text_value(octets))
+    assert b"".join(octets_of(rdata)) == octets
+    assert all(len(string) <= 255 for string in octets_of(rdata))
+    assert all(len(string) == 255 for string in octets_of(rdata)[:-1])
+    assert "\n" not in text_value(octets)
+
+
+@given(st.lists(DOMAIN, min_size=1, max_size=5, unique=True), DOMAIN, LABEL)
+def test_a_zone_of_any_names_reads_back_as_the_record_sets(domains: list[str], host: str, selector: str) -> None:
+    model = changed(hostname=host, domains=[{"name": name, "enabled": True} for name in domains])
+    rrsets = record_set(model, {name: {"selector": selector, "dns": "v=DKIM1; p=" + "Zm9v" * 90} for name in domains})
+    expected: dict[tuple[str, str], set[str]] = {}
+    for rrset in rrsets:
+        rdatas = [dns.rdata.from_text("IN", rrset.type, value) for value in rrset.values]
+        assert (rrset.name, rrset.type) not in expected
+        expected[rrset.name, rrset.type] = {
+            b"".join(octets_of(rdata)).decode() if rrset.type == "TXT" else rdata.to_text() for rdata in rdatas
+        }
+    assert parsed(zone_text(rrsets)) == expected
+
+
+def test_zone_text_writes_one_line_for_each_value() -> None:
+    rrset = RRset("a.test.", "A", 60, ("192.0.2.1", "192.0.2.2"))
+    assert zone_text([rrset]) == "a.test. 60 IN A 192.0.2.1\na.test. 60 IN A 192.0.2.2\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "test", ".test", "a..test", "a.test.", "A.test", "a_b.test", "-a.test", "a-.test", "../a.test", "a.test\n",
+     "b\u00fccher.test", "a" * 64 + ".test", "a." * 120 + "test", "a/b.test", "a b.test"],
+)  # fmt: skip
+def test_a_name_that_could_break_out_is_refused(name: str) -> None:
+    assert domain_error(name) is not None
+
+
+@given(DOMAIN)
+def test_ordinary_names_are_accepted(name: str) -> None:
+    assert domain_error(name) is None
+
+
+@pytest.mark.parametrize("selector", ["", "a.b", "../x", "a\n", "A", "a" * 33, "-a"])
+def test_a_bad_selector_is_refused(selector: str) -> None:
+    assert selector_error(selector) is not None
+
+
+def test_the_longest_domain_with_the_longest_selector_fits_a_name() -> None:
+    domain = ".".join(["a" * 63, "b" * 63, "c" * 63, "d" * 17])
+    assert domain_error(domain) is None
+    assert domain_error(f"{domain}d") is not None
+    text = zone_text(
+        record_set(
+            changed(domains=[{"name": domain, "enabled": True}]),
+            {domain: {"selector": "s" * 32, "dns": "v=DKIM1; p="}},
+        )
+    )
+    assert ("s" * 32 + "._domainkey." + domain + ".", "TXT") in parsed(text)
+
+
+def test_the_filter_gives_the_zone_and_a_readable_error() -> None:
+    dns_zone = FilterModule().filters()["dns_zone"]
+    assert dns_zone(MODEL, KEYS) == zone_text(record_set(MODEL, KEYS))
+    with pytest.raises(AnsibleFilterError, match="lacks 'addresses'"):
+        dns_zone({"hostname": "mx1.acme.test", "domains": []}, {})
