@@ -10,14 +10,14 @@ from typing import Any
 from ansible.errors import AnsibleError, AnsibleUndefinedVariable, AnsibleValueOmittedError
 from ansible.plugins.action import ActionBase
 from ansible_collections.mailwright.server.plugins.module_utils.model.build import build_model
-from ansible_collections.mailwright.server.plugins.module_utils.model.errors import UNREADABLE, ModelError
+from ansible_collections.mailwright.server.plugins.module_utils.model.errors import UNREADABLE, ModelError, key_shown
 from ansible_collections.mailwright.server.plugins.module_utils.model.schema import is_variable
 
 SECRET_KEYS = (".password", ".password_hash")
 LONGEST_REASON = 200
 
 
-class ActionModule(ActionBase):
+class ActionModule(ActionBase):  # type: ignore[misc]
     """Builds the model from the host's variables, on the controller alone."""
 
     TRANSFERS_FILES = False
@@ -89,7 +89,7 @@ class _Reader:
             return {
                 str.__str__(key) if isinstance(key, str) else key: item
                 for key, raw in value.items()
-                if (item := self.read(raw, f"{prefix}{key}", final=final)) is not OMITTED
+                if (item := self.read(raw, f"{prefix}{key_shown(key)}", final=final)) is not OMITTED
             }
         if isinstance(value, (list, tuple)):
             items = (self.read(raw, f"{path}[{index}]", final=final) for index, raw in enumerate(value))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
 from .errors import UNREADABLE, ModelError, Problems, Unreadable, shown
@@ -131,6 +132,7 @@ class _Builder:
         self.owners: dict[str, str] = {}  # every address that is defined, and where
         self.aliases: dict[str, list[_Reference]] = {}  # with catch-alls, as @domain
         self.send_as: list[tuple[_Reference, str]] = []
+        self.missing: set[str] = set()  # where an address is named that does not exist
         # what could not be read may be what others refer to: nothing is then said to be missing
         self.unsure: set[str] = set()
         self.unsure_domains = False
@@ -291,12 +293,12 @@ class _Builder:
         found: dict[str, _Reference] = {}
         for index, value in enumerate(values):
             where = f"{path}[{index}]"
-            reference = self.attempt(where, lambda text, where=where: self.reference(where, text, domain), value)
+            reference = self.attempt(where, partial(self.reference, where, domain), value)
             if reference is not None:
                 found.setdefault(reference.address, reference)
         return list(found.values())
 
-    def reference(self, path: str, text: str, domain: str) -> _Reference:
+    def reference(self, path: str, domain: str, text: str) -> _Reference:
         """``bob``, ``bob@acme.test`` or ``someone@elsewhere.example``; raises ``ValueError``."""
         local_part, at, host = text.rpartition("@")
         if not at:
@@ -312,7 +314,7 @@ class _Builder:
         def parse(text: str) -> _Reference:
             if "@" not in text:
                 raise ValueError(f"{shown(text)} is not an address: write a full one, such as hostmaster@example.org")
-            return self.reference("mail_admin", text, "")
+            return self.reference("mail_admin", "", text)
 
         return self.attempt("mail_admin", parse, value)
 
@@ -320,14 +322,10 @@ class _Builder:
         """Give postmaster and abuse to the administrator where the domain does not define them."""
         if admin is None:
             return
-        if admin.domain in self.domains and self.resolve(admin) is None:
-            if admin.domain not in self.unsure:
-                self.problems.error(
-                    "mail_admin",
-                    f"{shown(admin.address)} does not exist in {self.domain_paths[admin.domain]}: "
-                    "define it there as a mailbox or an alias",
-                )
-            self.unsure.add(admin.domain)
+        if admin.domain in self.domains:
+            self.check_reference(admin)
+            if admin.path in self.missing:
+                self.unsure.add(admin.domain)
         for name, domain in self.domains.items():
             for local_part in DERIVED_NAMES:
                 address = f"{local_part}@{name}"
@@ -352,7 +350,7 @@ class _Builder:
         for address, references in self.aliases.items():
             for reference in references:
                 # mail_admin was checked by itself, not once for every domain
-                if reference.domain in self.domains and (reference.path != "mail_admin"):
+                if reference.domain in self.domains and reference.path != "mail_admin":
                     self.check_reference(reference, catch_all=address.startswith("@"))
         for reference, _login in self.send_as:
             if reference.domain not in self.domains:
@@ -363,13 +361,15 @@ class _Builder:
             elif not self.domains[reference.domain]["enabled"]:
                 self.problems.warn(reference.path, f"{shown(reference.address)} is of a domain that is switched off")
 
-    def check_reference(self, reference: _Reference, *, catch_all: bool) -> None:
+    def check_reference(self, reference: _Reference, *, catch_all: bool = False) -> None:
         target = self.resolve(reference)
         enabled = self.domains[reference.domain]["enabled"]
         # a catch-all must lead to an address that exists: another catch-all would only hide a slip of the pen
-        if target is None or (catch_all and target.startswith("@")):
-            derived = not enabled and reference.local_part in DERIVED_NAMES
-            if reference.domain not in self.unsure and not derived:
+        absent = target is None or (catch_all and target.startswith("@"))
+        # where a domain is switched off, postmaster and abuse are not derived: switching must not make a mistake
+        if absent and (enabled or reference.local_part not in DERIVED_NAMES):
+            self.missing.add(reference.path)
+            if reference.domain not in self.unsure:
                 self.problems.error(
                     reference.path,
                     f"{shown(reference.address)} does not exist in {self.domain_paths[reference.domain]}: "
@@ -377,7 +377,7 @@ class _Builder:
                 )
         elif not enabled:
             self.problems.warn(reference.path, f"{shown(reference.address)} is in a domain that is switched off")
-        elif target in self.mailboxes and not self.mailboxes[target]["enabled"]:
+        elif target is not None and target in self.mailboxes and not self.mailboxes[target]["enabled"]:
             self.problems.warn(reference.path, f"{shown(reference.address)} is a mailbox that is switched off")
 
     def check_cycles(self) -> None:
@@ -392,6 +392,8 @@ class _Builder:
             pending = [iter(self.aliases[start])]
             while pending:
                 reference = next(pending[-1], None)
+                if reference is not None and reference.path in self.missing:
+                    continue
                 if reference is None:
                     pending.pop()
                     done = trail.pop()

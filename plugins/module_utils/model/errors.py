@@ -55,6 +55,13 @@ def shown(value: object) -> str:
     return kind(value)
 
 
+def key_shown(key: object) -> str:
+    """The key as a part of a path: as it is when it is a plain name, otherwise as ``shown``."""
+    if isinstance(key, str) and key.isascii() and key.isidentifier() and len(key) <= LONGEST_SHOWN:
+        return key
+    return shown(key)
+
+
 def kind(value: object) -> str:
     """What the value is, in YAML's words, without showing it."""
     if isinstance(value, dict):

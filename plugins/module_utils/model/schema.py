@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
-from .errors import UNREADABLE, Problems, Unreadable, kind, shown, suggestion
+from .errors import UNREADABLE, Problems, Unreadable, key_shown, kind, suggestion
 from .spec import DOMAIN_OPTIONS, DOMAINS_PREFIX, OPTIONS, Options
 
 PREFIX = "mail_"
 RESULT = "mail_model"
-
-Entries = list[tuple[str, dict[str, Any] | None]]
 
 
 def is_variable(name: object, ignore: Container[str] = ()) -> bool:
@@ -38,9 +36,9 @@ def check_variables(variables: Mapping[str, object], ignore: Container[str], pro
         else:
             known[name] = variables[name]
     values = check_mapping(OPTIONS, known, "", problems)
-    domains: Entries = values.pop("mail_domains")
+    domains: list[tuple[str, dict[str, Any] | None]] = values.pop("mail_domains")
     for name in sorted(more):
-        domains.extend(_check_entries(DOMAIN_OPTIONS, variables[name], name, problems))
+        domains.extend(_check_entries(DOMAIN_OPTIONS, variables[name], key_shown(name), problems))
     values["domains"] = domains
     return values
 
@@ -51,8 +49,7 @@ def check_mapping(options: Options, given: Mapping[Any, object], path: str, prob
     for key in given:
         if key not in options:
             what = "is not a variable that is known" if not path else "is not a key that is known here"
-            name = key if isinstance(key, str) and key.isidentifier() and len(key) <= 60 else shown(key)
-            problems.error(f"{prefix}{name}", f"{what}: {suggestion(key, options)}")
+            problems.error(f"{prefix}{key_shown(key)}", f"{what}: {suggestion(key, options)}")
     checked: dict[str, Any] = {}
     for key, option in options.items():
         value = given.get(key)

@@ -26,6 +26,7 @@ SMALLEST_SIZE = 1024
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # IDNA2003, which Python has, and IDNA2008 disagree about these: to guess would be another domain
+_JOINERS = "\u200c\u200d"  # RFC 5892 A.1 and A.2 allow them in some scripts
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")  # RFC 3490 3.1
 _IDNA_DEVIATIONS = re.compile("[\u00df\u1e9e\u03c2\u200c\u200d]")
 # no + (it separates the detail), nothing that Dovecot's auth_username_chars lacks, no - first (Postfix allow_min_user)
@@ -103,7 +104,8 @@ def _is_a_label(label: str) -> bool:
         return False
     try:
         decoded = label[4:].encode("ascii").decode("punycode")
-        return not decoded.isascii() and decoded.encode("punycode").decode("ascii") == label[4:]
+        known = all(char in _JOINERS or unicodedata.category(char)[0] not in "CZ" for char in decoded)
+        return known and not decoded.isascii() and decoded.encode("punycode").decode("ascii") == label[4:]
     except (UnicodeError, ValueError, OverflowError):
         return False
 
@@ -151,7 +153,7 @@ def parse_size(value: object) -> int:
     """``2G``, ``500M``, ``1.5T`` or a number of bytes -> bytes (K is 1024); 0 is unlimited."""
     wrong = f"{shown(value)} is not a size: write a number with K, M, G or T, such as 2G, or 0 for unlimited"
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError(wrong)  # noqa: TRY004 - callers collect ValueError
+        raise ValueError(wrong)
     if isinstance(value, int):
         size = value
     else:
