@@ -48,7 +48,7 @@ options:
         default: 32
       format:
         description:
-          - Text of a new file of O(secrets[].kind=random), with V({secret\}) once where the secret goes.
+          - Text of a new file of O(secrets[].kind=random), with V({secret}) once where the secret goes.
           - The default is the secret and a line feed. An existing file is not rewritten when this changes.
         type: str
       owner:

@@ -128,7 +128,7 @@ def test_all_errors_are_reported_at_once() -> None:
     assert "\n" not in message
 
 
-@given(st.binary(max_size=1200))
+@given(st.binary(max_size=1200) | st.text('\\"; 09a\n\x7f', max_size=600).map(str.encode))
 def test_text_survives_the_presentation_form(octets: bytes) -> None:
     rdata = dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.TXT, text_value(octets))
     assert b"".join(octets_of(rdata)) == octets

@@ -6,7 +6,7 @@
     <base>/<hostname>/<first 16 hex digits of SHA-256>/fullchain.pem, privkey.pem
     <base>/<hostname>/live -> <that directory>
 
-A reader that opens both files through the link never waits for a write, and never finds one file without the other.
+The switch is one rename, so the link always leads to a whole and matching pair; services are reloaded after it.
 """
 
 from __future__ import annotations
