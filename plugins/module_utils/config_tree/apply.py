@@ -287,9 +287,13 @@ class Run:
         # Stop and disable while the files that define a new unit are still there.
         ending = [a for a in undone if a.act == "stop" or a.switch == "disable"]
         problems = self.systemd.act(ending, [], carry_on=True)
+        try:
+            # Before the files: a kill in between must not leave a restored file that no record names.
+            self.records.write_manifest(owned)
+        except OSError as error:
+            problems.append(f"{self.records.manifest} could not be restored: {error.strerror}")
         problems += swap.restore()
         try:
-            self.records.write_manifest(owned)
             if needs_daemon_reload(plan.paths) and (problem := self.systemd.call("daemon-reload")):
                 problems.append(problem)
             for command in ran:

@@ -113,7 +113,7 @@ class Swap:
     def apply(self, files: Sequence[File], removals: Sequence[str]) -> None:
         """Write all files, then rename them into place, then remove.
 
-        Restores everything and raises ConfigTreeError on failure.
+        Raises ConfigTreeError on failure; the caller then calls restore.
         """
         temporaries: dict[str, str] = {}
         path = ""
@@ -135,10 +135,8 @@ class Swap:
             for temporary in temporaries.values():
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)
-            problems = self.restore()
             if isinstance(error, OSError):
-                after = "all files are as they were" if not problems else "; ".join(problems)
-                raise ConfigTreeError(f"cannot write {path}: {error.strerror}; {after}") from None
+                raise ConfigTreeError(f"cannot write {path}: {error.strerror}") from None
             raise
 
     def restore(self) -> list[str]:
@@ -160,7 +158,9 @@ class Swap:
 
     def _put_back(self, path: str, old: Live) -> None:
         if old.kind == "absent":
-            os.unlink(path)
+            # What is no file now was never written here.
+            if read_live(path).kind in ("file", "symlink"):
+                os.unlink(path)
         elif old.kind == "symlink":
             temporary = os.path.join(os.path.dirname(path), TEMPORARY + secrets.token_hex(8))
             os.symlink(os.fsdecode(old.content), temporary)

@@ -22,7 +22,8 @@ from ansible_collections.mailwright.server.plugins.module_utils.config_tree.unit
 
 JOB_SECONDS = 300.0
 SETTLE_SECONDS = 15.0
-# A unit of these types counts as active before its program has read its configuration; systemd.service(5).
+# A unit of these types counts as active before its program has read its configuration, and a reload that only
+# sends a signal as done; systemd.service(5).
 _UNPROVEN_TYPES = ("simple", "exec", "idle")
 _UNPROVEN_SECONDS = 1.0
 
@@ -86,7 +87,7 @@ class Systemd:
         names = [a.name for a in watched]
         deadline = time.monotonic() + SETTLE_SECONDS
         states = self.show(names)
-        if any(states[a.name].kind in _UNPROVEN_TYPES for a in watched if a.act in ("start", "restart")):
+        if any(states[name].kind in _UNPROVEN_TYPES for name in names):
             time.sleep(_UNPROVEN_SECONDS)
             states = self.show(names)
         while any(states[n].active in ("activating", "deactivating") for n in names) and time.monotonic() < deadline:
