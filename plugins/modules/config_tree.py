@@ -87,7 +87,7 @@ options:
         description: Program with arguments, run without a shell.
         type: str
         required: true
-      "on":
+      paths:
         description: Globs; the program runs only when a created, changed or removed path matches.
         type: list
         elements: str
@@ -150,7 +150,7 @@ EXAMPLES = r"""
     check:
       - postfix check
     commands:
-      - {run: "sievec /etc/dovecot/sieve", "on": [/etc/dovecot/sieve/*]}
+      - {run: "sievec /etc/dovecot/sieve", paths: [/etc/dovecot/sieve/*]}
     units:
       - {name: postfix.service, restart_on: [/etc/postfix/master.cf]}
 
@@ -227,7 +227,7 @@ def main() -> None:
                 "default": [],
                 "options": {
                     "run": {"type": "str", "required": True},
-                    "on": {"type": "list", "elements": "str", "default": ["*"]},
+                    paths: {"type": "list", "elements": "str", "default": ["*"]},
                 },
             },
             "units": {

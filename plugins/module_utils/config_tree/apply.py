@@ -139,7 +139,7 @@ class Run:
         states = self.systemd.show([u.name for u in settings.units], required=not self.check_mode)
         changed = {*plan.paths, *pending}
         actions = [a for a in (decide(u, states[u.name], changed) for u in settings.units) if a.switch or a.act]
-        commands = [c for c in settings.commands if any(matches(p, c.on) for p in changed)]
+        commands = [c for c in settings.commands if any(matches(p, c.paths) for p in changed)]
         outcome = Outcome(plan, {a.name: a.outcome for a in actions}, [" ".join(c.argv) for c in commands])
         if self.want_diff:
             outcome.diff = make_diff(plan, files, self.live, settings.declared_open, owner_names)

@@ -31,7 +31,7 @@ class Command:
     """A program to run after the swap when a changed path matches one of the globs."""
 
     argv: tuple[str, ...]
-    on: tuple[str, ...]
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def parse(params: Mapping[str, Any]) -> Settings:
 
     checks = tuple(_argv(line, f"check[{i}]", errors) for i, line in enumerate(params.get("check") or []))
     commands = tuple(
-        Command(_argv(item["run"], f"commands[{i}].run", errors), tuple(item.get("on") or ("*",)))
+        Command(_argv(item["run"], f"commands[{i}].run", errors), tuple(item.get("paths") or ("*",)))
         for i, item in enumerate(params.get("commands") or [])
     )
     units: list[Unit] = []
