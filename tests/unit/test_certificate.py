@@ -268,6 +268,29 @@ def test_a_reader_never_sees_a_mismatched_pair(tmp_path: Path) -> None:
     assert reads >= 500 and len(seen) == 2
 
 
+def test_a_crash_at_the_switch_leaves_the_old_pair_live_and_the_next_write_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CertificateStore(str(tmp_path), HOST)
+    first, second = (self_sign([HOST], NOW, None) for _number in range(2))
+    store.write(first.chain_pem, first.key_pem)
+    rename = os.rename
+
+    def cut(source: str, target: str) -> None:
+        if target == store.live:
+            raise OSError("power cut")
+        rename(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", cut)
+        with pytest.raises(OSError, match="power cut"):
+            store.write(second.chain_pem, second.key_pem)
+    assert store.read() == (first.chain_pem, first.key_pem)
+    store.write(second.chain_pem, second.key_pem)
+    assert store.read() == (second.chain_pem, second.key_pem)
+    assert len(os.listdir(store.directory)) == 3
+
+
 def _read_live(live: str) -> tuple[bytes, bytes]:
     """Follow the link once and read both files of the pair it led to."""
     directory = os.open(live, os.O_RDONLY | os.O_DIRECTORY)
