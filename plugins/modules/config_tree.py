@@ -227,7 +227,7 @@ def main() -> None:
                 "default": [],
                 "options": {
                     "run": {"type": "str", "required": True},
-                    paths: {"type": "list", "elements": "str", "default": ["*"]},
+                    "paths": {"type": "list", "elements": "str", "default": ["*"]},
                 },
             },
             "units": {
