@@ -115,7 +115,10 @@ def _reason(error: Exception, path: str) -> str:
         return f"cannot be read ({type(error).__name__}; what it says is not shown, for this is a secret)"
     else:
         text = str(error.message) if isinstance(error, AnsibleError) else str(error)
-    return "cannot be read: " + (text.splitlines() or [type(error).__name__])[0][:LONGEST_REASON]
+    line = (text.splitlines() or [type(error).__name__])[0][:LONGEST_REASON]
+    if path.startswith("mail_domains") and " failed: " in line:
+        line = line.partition(" failed: ")[0] + " failed (what it says is not shown, for it may quote a password)"
+    return f"cannot be read: {line}"
 
 
 OMITTED = object()

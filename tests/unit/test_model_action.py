@@ -77,6 +77,7 @@ mail_domains:
       - name: dora
         passwrd: S3cretLiteral
       - {name: hostmaster, password: S3cretAdmin}
+mail_domains__w: "{{ ['S3cretQuoted'] | items2dict }}"
 mail_domains__x: "{{ '[S3cretBroken, {' | from_yaml }}"
 """
 
@@ -132,9 +133,10 @@ def test_failure_is_readable_and_shows_no_secret(folder: Path) -> None:
     assert "S3cret" not in output
     assert "censored" not in output
     for line in (
-        "The inventory has 7 mistakes:",
+        "The inventory has 8 mistakes:",
         "mail_domains[0].mailboxes[1].password: cannot be read: 'secret_bobb' is undefined",
         "mail_domains[0].mailboxes[2].password: cannot be read (",
+        "mail_domains__w: cannot be read: The filter plugin 'ansible.builtin.items2dict' failed (what it says is not",
         "mail_domains__x: cannot be read: ",
         "mail_domain: is not a variable that is known: did you mean mail_domains?",
         "mail_domains[0].mailboxes[3].passwrd: is not a key that is known here: did you mean password?",

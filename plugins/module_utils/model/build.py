@@ -290,13 +290,13 @@ class _Builder:
         return False
 
     def references(self, path: str, values: list[object], domain: str) -> list[_Reference]:
-        found: dict[str, _Reference] = {}
+        found: list[_Reference] = []
         for index, value in enumerate(values):
             where = f"{path}[{index}]"
             reference = self.attempt(where, partial(self.reference, where, domain), value)
             if reference is not None:
-                found.setdefault(reference.address, reference)
-        return list(found.values())
+                found.append(reference)
+        return found
 
     def reference(self, path: str, domain: str, text: str) -> _Reference:
         """``bob``, ``bob@acme.test`` or ``someone@elsewhere.example``; raises ``ValueError``."""
