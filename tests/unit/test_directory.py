@@ -45,7 +45,7 @@ def wanted(
 ) -> rows.Wanted:
     found, errors = rows.parse(
         [{"name": name, "enabled": True} for name in domains],
-        mailboxes,
+        list(mailboxes),
         [{"address": address, "destination": destination} for address, destination in aliases],
         [{"address": address, "login": login} for address, login in senders],
     )
@@ -124,6 +124,14 @@ def test_a_mailbox_must_agree_with_its_parts_and_be_listed_once() -> None:
         "mailboxes[1].address: 'alice@acme.test': is listed twice",
         "mailboxes[2].domain: 'globex.test': must be one of domains",
     ]
+
+
+def test_json_text_is_as_good_as_a_list() -> None:
+    assert rows.listed(json.dumps([mailbox()])) == [mailbox()]
+    assert rows.listed([1]) == [1]
+    for value in ("[1", "7", "{}", None, 7):
+        _wanted, errors = rows.parse([], rows.listed(value), [], [])
+        assert errors == ["mailboxes: must be a list, or the JSON text of one"]
 
 
 def test_nothing_to_do() -> None:

@@ -122,15 +122,29 @@ class Line(NamedTuple):
 EMPTY = Current({}, {}, set(), set(), set(), set(), set(), set())
 
 
-def parse(
-    domains: Sequence[Any], mailboxes: Sequence[Any], aliases: Sequence[Any], senders: Sequence[Any]
-) -> tuple[Wanted, list[str]]:
+def listed(value: Any) -> Any:
+    """The value, decoded if it is JSON text; text that is no JSON comes back as it is, for parse() to refuse."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def parse(domains: Any, mailboxes: Any, aliases: Any, senders: Any) -> tuple[Wanted, list[str]]:
     """The wanted rows from the normalised model, and all errors as "key path: value: what would be right".
 
     No error quotes a password.
     """
-    checker = _Checker()
     wanted = Wanted({}, {}, {}, {}, set(), set())
+    lists = {"domains": domains, "mailboxes": mailboxes, "aliases": aliases, "senders": senders}
+    errors = [
+        f"{name}: must be a list, or the JSON text of one" for name, rows in lists.items() if not isinstance(rows, list)
+    ]
+    if errors:
+        return wanted, errors
+    checker = _Checker()
     for index, row in enumerate(domains):
         checker.at = f"domains[{index}]"
         name, enabled = checker.key(row, "name"), checker.boolean(row, "enabled")

@@ -54,8 +54,14 @@ def connect(socket: str, dbname: str, user: str) -> Any:
     except ImportError as error:
         raise UnavailableError("python3-psycopg is not installed") from error
     try:
+        # The process id lets an administrator find the run behind a session in pg_stat_activity.
         return psycopg.connect(
-            host=socket, dbname=dbname, user=user, autocommit=True, connect_timeout=10, application_name="mailwright"
+            host=socket,
+            dbname=dbname,
+            user=user,
+            autocommit=True,
+            connect_timeout=10,
+            application_name=f"mailwright {os.getpid()}",
         )
     except psycopg.OperationalError as error:
         raise UnavailableError(f"cannot connect to database {dbname} as {user} at {socket}: {error}") from error
