@@ -154,7 +154,8 @@ class Run:
             if manifest != wanted_manifest:
                 self.records.write_manifest(wanted_manifest)
             return outcome
-        outcome.units = self._carry_out(writes, plan, owned, pending, wanted_manifest, commands)
+        ending = [a for a in actions if a.act == "stop" or (a.switch == "disable" and not a.act)]
+        outcome.units = self._carry_out(writes, plan, owned, pending, wanted_manifest, commands, ending)
         return outcome
 
     def _complain(self, plan: Plan, files: Mapping[str, File]) -> bool:
@@ -214,6 +215,7 @@ class Run:
         pending: Mapping[str, str | None],
         manifest: Mapping[str, str],
         commands: Sequence[Command],
+        ending: Sequence[Action],
     ) -> dict[str, str]:
         """Swap and activate; return what happened to the units.
 
@@ -229,6 +231,9 @@ class Run:
         done: list[Action] = []
         ran: list[Command] = []
         try:
+            # Before the swap, as it may remove the very files that define a unit.
+            if problems := self.systemd.act(ending, done):
+                raise ConfigTreeError("; ".join(problems))
             swap.apply(writes, plan.remove)
             self.records.write_manifest(manifest)
             units = self._activate({*plan.paths, *pending}, commands, done, ran)
@@ -243,7 +248,7 @@ class Run:
                 state = "NOT everything could be put back:\n" + "\n".join(problems)
             raise ConfigTreeError(f"{error}\n{state}") from None
         self.records.write_pending({})
-        return units
+        return {**{a.name: a.outcome for a in ending}, **units}
 
     def _activate(
         self, changed: Collection[str], commands: Sequence[Command], done: list[Action], ran: list[Command]
@@ -299,9 +304,9 @@ class Run:
             for command in ran:
                 run_program(command.argv, COMMAND_SECONDS)
             raising = [a for a in undone if a not in ending]
-            if raising:
-                # A unit that failed too often is refused another start; its failure is no error here.
-                self.systemd.call("reset-failed", "--", *(a.name for a in raising))
+            for name in {a.name for a in undone}:
+                # A unit that failed too often is refused a start, and one that is gone again must not stay failed.
+                self.systemd.call("reset-failed", "--", name)
             problems += self.systemd.act(raising, [], carry_on=True)
             problems += [f"{name} is {state}" for name, state in self.systemd.wait(raising).items()]
         except (ConfigTreeError, OSError) as error:

@@ -141,8 +141,8 @@ def decide(unit: Unit, state: UnitState, changed: Collection[str]) -> Action:
     should be; a unit that the host does not know yet is expected to need it.
     """
     if not unit.started:
-        loaded = state.load in ("loaded", "bad-setting", "error")
-        stop = loaded and state.active not in ("inactive", "failed")
+        # Also a unit whose files are gone: its processes may still run.
+        stop = state.active not in ("inactive", "failed")
         switch = "disable" if not unit.enabled and state.file_state in ("enabled", "enabled-runtime") else ""
         return Action(unit.name, switch, "stop" if stop else "")
 
