@@ -18,7 +18,7 @@ description:
   - A password is written when the inventory's value changed since the last apply: what a user set by webmail stays.
     Plain passwords are hashed with Argon2id on the host.
   - Each of the four lists may be given as its JSON text, as P(ansible.builtin.to_json#filter) makes it.
-    With thousands of mailboxes Ansible hands that over several times faster, because it does not walk through the values.
+    With thousands of mailboxes Ansible hands that over several times faster than a list.
   - Of the four lists nothing but the plan is returned, logged or shown, and the plan never holds a password or a hash.
 options:
   domains:
