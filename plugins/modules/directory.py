@@ -15,7 +15,8 @@ description:
     and writes the difference in one transaction.
   - Only rows that the inventory owns are changed or removed. A wanted row that the API owns is an error.
   - Connects by Unix socket and peer authentication as C(postgres) and as C(mailwright), so it runs as root.
-  - A password is written when the inventory's value changed since the last apply: what a user set by webmail stays.
+  - A password is written only when the inventory's value changed since the last apply,
+    so what a user set by webmail stays.
     Plain passwords are hashed with Argon2id on the host.
   - Each of the four lists may be given as its JSON text, as P(ansible.builtin.to_json#filter) makes it.
     With thousands of mailboxes Ansible hands that over several times faster than a list.
