@@ -35,7 +35,9 @@ attributes:
     description: Says what would be done, on a host that has nothing yet as well. Checks run where their programs exist.
     support: full
   diff_mode:
-    description: Shows contents, owners, groups and modes. Sensitive and binary contents are replaced by their size.
+    description:
+      - Shows contents, owners, groups and modes. Sensitive and binary contents are replaced by their size.
+      - A line for each command that runs, and one for each unit and what happens to it.
     support: full
 options:
   name:
@@ -265,7 +267,7 @@ def main() -> None:
         module.fail_json(msg=f"{error.filename or 'the host'}: {error.strerror}")
     result = outcome.as_result()
     if module._diff:
-        result["diff"] = outcome.diff
+        result["diff"] = outcome.full_diff()
     module.exit_json(**result)
 
 

@@ -9,7 +9,7 @@ import base64
 from typing import Any
 
 import pytest
-from ansible_collections.mailwright.server.plugins.module_utils.config_tree.diff import make_diff
+from ansible_collections.mailwright.server.plugins.module_utils.config_tree.diff import activation_lines, make_diff
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.plan import (
     ABSENT,
     File,
@@ -248,6 +248,14 @@ def shown(wanted: File | None, old: Live, *, is_open: bool = False) -> list[dict
     live = {"/etc/a": old}
     plan = make_plan(files, live, ["/etc/a"])
     return make_diff(plan, files, live, lambda _path: is_open, lambda uid, gid: (f"u{uid}", f"g{gid}"))
+
+
+def test_commands_and_units_are_part_of_the_diff() -> None:
+    assert activation_lines(["sievec /etc/dovecot/sieve"], {"b.service": "restarted", "a.socket": "stopped"}) == [
+        "command sievec /etc/dovecot/sieve",
+        "unit b.service: restarted",
+        "unit a.socket: stopped",
+    ]
 
 
 def test_diff_hides_secrets_old_and_new() -> None:

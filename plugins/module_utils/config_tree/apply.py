@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ansible_collections.mailwright.server.plugins.module_utils.config_tree.diff import make_diff
+from ansible_collections.mailwright.server.plugins.module_utils.config_tree.diff import activation_lines, make_diff
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.plan import (
     ABSENT,
     ConfigTreeError,
@@ -59,6 +59,11 @@ class Outcome:
     commands: list[str] = field(default_factory=list)
     skipped_checks: list[str] = field(default_factory=list)
     diff: list[dict[str, str]] = field(default_factory=list)
+
+    def full_diff(self) -> list[dict[str, str]]:
+        """Return the diff of the files and, as text of its own, what happens to commands and units."""
+        lines = activation_lines(self.commands, self.units)
+        return [*self.diff, {"prepared": "".join(f"{line}\n" for line in lines)}] if lines else self.diff
 
     def as_result(self) -> dict[str, Any]:
         """Return the module's result."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.plan import ABSENT, File, Live, Plan
 
@@ -68,3 +68,8 @@ def make_diff(
                 "after": _attributes(new.owner, new.group, new.mode),
             })
     return entries
+
+
+def activation_lines(commands: Sequence[str], units: Mapping[str, str]) -> list[str]:
+    """Return a line for each command that runs and each unit that is acted upon, in this order."""
+    return [f"command {line}" for line in commands] + [f"unit {name}: {outcome}" for name, outcome in units.items()]
