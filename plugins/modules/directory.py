@@ -64,7 +64,9 @@ attributes:
     description: Lists every role, database, migration and row, also on a host without PostgreSQL. Writes nothing.
     support: full
   diff_mode:
-    description: One line for each row that is added, changed or removed; passwords only as C(<set>) or C(<changed>).
+    description:
+      - One line for each row that is added, changed or removed; passwords only as C(<set>) or C(<changed>).
+      - That a mailbox may send as itself is part of the mailbox's line when both come or go.
     support: full
 """
 

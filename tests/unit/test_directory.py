@@ -154,6 +154,19 @@ def test_one_new_mailbox_is_one_line() -> None:
     assert todo.counts()["mailbox"] == {"added": 1, "changed": 0, "removed": 0}
 
 
+def test_a_mailbox_and_the_right_to_send_as_itself_are_one_line() -> None:
+    senders = [{"address": a, "login": "alice@acme.test"} for a in ("alice@acme.test", "sales@acme.test")]
+    want, errors = rows.parse([{"name": "acme.test", "enabled": True}], [mailbox()], [], senders)
+    assert errors == []
+    todo = rows.plan(rows.EMPTY, want, KEY)
+    assert [str(line) for line in rows.lines(todo)] == [
+        "+ domain acme.test enabled=yes",
+        '+ mailbox alice@acme.test quota=1024 enabled=yes name="" password=<set>',
+        "+ sender sales@acme.test login=alice@acme.test",
+    ]
+    assert todo.counts()["sender"] == {"added": 2, "changed": 0, "removed": 0}
+
+
 def test_lines_of_every_kind_of_change() -> None:
     found = rows.current(
         [("acme.test", True, "inventory"), ("gone.test", False, "inventory")],
@@ -181,7 +194,6 @@ def test_lines_of_every_kind_of_change() -> None:
         (None, "alias @acme.test destination=alice@acme.test"),
         ("alias a@acme.test destination=b@x.test", None),
         (None, "sender alice@acme.test login=alice@acme.test"),
-        ("sender old@gone.test login=old@gone.test", None),
     ]
     assert todo.counts()["domain"] == {"added": 1, "changed": 1, "removed": 1}
     assert "$" not in "".join(texts(todo))

@@ -395,7 +395,13 @@ def domain_of(address: str) -> str:
 
 
 def lines(todo: Plan) -> list[Line]:
-    """The plan, a line for each row, table by table."""
+    """The plan, a line for each row, table by table.
+
+    A mailbox may send as itself: the sender row that says so comes and goes with the mailbox and has no line then.
+    """
+    with_mailbox = [
+        {(row.address, row.address) for row in rows} for rows in (todo.add_mailboxes, todo.remove_mailboxes)
+    ]
     found = [Line(None, _domain(row)) for row in todo.add_domains]
     found += [Line(_domain((name, not on)), _domain((name, on))) for name, on in todo.change_domains]
     found += [Line(_domain(row), None) for row in todo.remove_domains]
@@ -407,7 +413,11 @@ def lines(todo: Plan) -> list[Line]:
     found += [Line(_mailbox(row, "<set>"), None) for row in todo.remove_mailboxes]
     for table, added, removed in (
         ("alias", todo.add_aliases, todo.remove_aliases),
-        ("sender", todo.add_senders, todo.remove_senders),
+        (
+            "sender",
+            [row for row in todo.add_senders if row not in with_mailbox[0]],
+            [row for row in todo.remove_senders if row not in with_mailbox[1]],
+        ),
     ):
         label = "destination" if table == "alias" else "login"
         found += [Line(None, f"{table} {first} {label}={second}") for first, second in added]
