@@ -30,10 +30,10 @@ options:
     default: 24
 attributes:
   check_mode:
-    description: Lists every package that would be installed, with its version, as apt itself simulates it.
+    description: Lists every package that would be installed, upgraded or removed, with its version, as apt itself simulates it.
     support: full
   diff_mode:
-    description: One line for each package that is installed or upgraded.
+    description: One line for each package that is installed, upgraded or removed.
     support: full
 """
 
@@ -45,14 +45,14 @@ EXAMPLES = r"""
 
 RETURN = r"""
 packages:
-  description: What was, or would be, installed or upgraded.
+  description: What was, or would be, installed, upgraded or removed.
   returned: always
   type: list
   elements: dict
   contains:
     name: {description: The package., type: str}
     before: {description: The version before; empty when it was not installed., type: str}
-    after: {description: The version after., type: str}
+    after: {description: The version after; empty when it was removed., type: str}
 """
 
 import os
@@ -156,7 +156,7 @@ def main() -> None:
             "after_header": "packages",
             "before": "".join(f"{name} {before}\n" for name, before, _after in plan if before)
             + "".join(f"{name} {found[name]}\n" for name in broken),
-            "after": "".join(f"{name} {after}\n" for name, _before, after in plan)
+            "after": "".join(f"{name} {after}\n" for name, _before, after in plan if after)
             + "".join(f"{name} installed\n" for name in broken),
         },
     }

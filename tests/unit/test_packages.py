@@ -14,6 +14,7 @@ SIMULATED = """\
 Reading package lists...
 The following NEW packages will be installed:
   postfix ssl-cert
+Remv exim4-daemon-light [4.98.2-1] []
 Inst ssl-cert (1.1.3 Debian:13.2/stable [all])
 Inst libssl3t64 [3.5.1-1] (3.5.4-1~deb13u1 Debian-Security:13/stable-security [amd64]) []
 Inst postfix (3.10.13-0+deb13u1 Debian:13.2/stable [amd64])
@@ -21,8 +22,9 @@ Conf ssl-cert (1.1.3 Debian:13.2/stable [all])
 """
 
 
-def test_a_simulation_tells_new_and_upgraded_packages() -> None:
+def test_a_simulation_tells_new_upgraded_and_removed_packages() -> None:
     assert simulated(SIMULATED) == [
+        ("exim4-daemon-light", "4.98.2-1", ""),
         ("libssl3t64", "3.5.1-1", "3.5.4-1~deb13u1"),
         ("postfix", "", "3.10.13-0+deb13u1"),
         ("ssl-cert", "", "1.1.3"),

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 # apt-get(8), --simulate: "Inst name [old version] (new version archive [arch])"
 _INSTALL = re.compile(r"^Inst (?P<name>\S+)(?: \[(?P<old>[^]]+)])? \((?P<new>\S+)", re.MULTILINE)
+# "Remv name [version]"; a new package may replace one that it conflicts with
+_REMOVE = re.compile(r"^Remv (?P<name>\S+) \[(?P<old>[^]]+)]", re.MULTILINE)
 # dpkg-query(1): the states between not installed and installed
 _BROKEN = {"half-installed", "unpacked", "half-configured", "triggers-awaited", "triggers-pending"}
 
@@ -30,5 +32,7 @@ def interrupted(found: dict[str, str]) -> list[str]:
 
 
 def simulated(output: str) -> list[tuple[str, str, str]]:
-    """What apt-get --simulate would do: (name, version before or "", version after), sorted."""
-    return sorted((found["name"], found["old"] or "", found["new"]) for found in _INSTALL.finditer(output))
+    """What apt-get --simulate would do: (name, version before or "", version after or ""), sorted."""
+    changes = [(found["name"], found["old"] or "", found["new"]) for found in _INSTALL.finditer(output)]
+    changes += [(found["name"], found["old"], "") for found in _REMOVE.finditer(output)]
+    return sorted(changes)
