@@ -1,0 +1,308 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The derived records against what the host's resolver says, the reverse names, and the signing keys in use."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.mailwright.server.plugins.module_utils.dkim.state import STATE_FILE, parse_state, record_text
+from ansible_collections.mailwright.server.plugins.module_utils.dns.records import (
+    RRset,
+    record_set,
+    text_value,
+    zone_text,
+)
+from ansible_collections.mailwright.server.plugins.module_utils.probes.result import Result, Status, worst
+
+try:
+    import dns.exception
+    import dns.resolver
+    import dns.reversename
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+except ImportError:
+    HAVE_LIBRARIES = False
+else:
+    HAVE_LIBRARIES = True
+
+KEYS = "/var/lib/mailwright/dkim"
+SIGNING = "/etc/rspamd/local.d/dkim_signing.conf"
+# Questions under way at a time.
+WORKERS = 16
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the resolver says of a name and type: record data in the form of RRset.values (none: there are none),
+    or why it cannot say."""
+
+    values: tuple[str, ...] = ()
+    error: str | None = None
+
+
+Finding = tuple[Status, str]
+
+
+def wanted_by_owner(
+    model: Mapping[str, Any], keys: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[RRset]]:
+    """The derived record sets, apart for the host and for each enabled domain."""
+    hostname = model["hostname"]
+    host = record_set({**model, "domains": []}, {})
+    found = {hostname: host}
+    for domain in model["domains"]:
+        if domain["enabled"]:
+            records = record_set({**model, "domains": [domain]}, keys)
+            # Where the host's name is a mail domain too, the domain's SPF takes the place of the host's.
+            own = domain["name"] == hostname
+            found[domain["name"]] = records if own else [rrset for rrset in records if rrset not in host]
+    return found
+
+
+def evaluate_owner(owner: str, wanted: Sequence[RRset], replies: Mapping[tuple[str, str], Reply]) -> Result:
+    """Compare the record sets of the host or of a domain with the replies, by (name, type)."""
+    findings: list[Finding] = []
+    publish: list[RRset] = []
+    for rrset in wanted:
+        reply = replies[rrset.name, rrset.type]
+        if reply.error is not None:
+            findings.append(("fail", f"{rrset.name} {rrset.type}: cannot be asked for: {reply.error}"))
+            continue
+        finding = compare(rrset, reply.values)
+        if finding is not None:
+            findings.append(finding)
+            if finding[0] == "fail" or not reply.values:
+                publish.append(rrset)
+    return _result(owner, f"{len(wanted)} record sets agree", findings, publish)
+
+
+def _result(name: str, fine: str, findings: Sequence[Finding], publish: Sequence[RRset]) -> Result:
+    status: Status = worst(status for status, _text in findings) if findings else "ok"
+    # What is grave first.
+    lines = [text for level in ("fail", "warn") for status, text in findings if status == level]
+    records = zone_text(list(publish)).splitlines()
+    detail = lines[1:] + (["publish:", *records] if records else [])
+    return Result(name, "dns", status, lines[0] if lines else fine, tuple(detail), data={"publish": records})
+
+
+def compare(wanted: RRset, live: Sequence[str]) -> Finding | None:
+    """Compare one record set with the live values; None: they agree, or the live ones serve as well.
+
+    Mail is refused without address, MX, SPF or DKIM: these are failures; clients and reports live without the others.
+    """
+    label = f"{wanted.name} {wanted.type}"
+    if wanted.type == "TXT":
+        kind = _text_kind(wanted)
+        # Other texts at the same name (proofs of ownership) are nobody's business here.
+        mine = [value for value in live if value.lower().startswith(f'"{kind.lower()}')]
+        return _compare_text(f"{label} ({kind})", kind, wanted.values[0], mine)
+    missing = [value for value in wanted.values if value not in live]
+    extra = [value for value in live if value not in wanted.values]
+    grave: Status = "warn" if wanted.type == "SRV" else "fail"
+    if missing:
+        instead = f"; found {', '.join(extra)}" if extra else ""
+        if wanted.type == "MX" and any(value.split()[-1] == wanted.values[0].split()[-1] for value in live):
+            # another preference is the owner's decision
+            return None if len(live) == 1 else ("warn", f"{label}: has others too: {', '.join(extra)}")
+        return grave, f"{label}: missing {', '.join(missing)}{instead}"
+    if extra:
+        return "warn", f"{label}: has others too: {', '.join(extra)}"
+    return None
+
+
+def _text_kind(wanted: RRset) -> str:
+    if "._domainkey." in wanted.name:
+        return "v=DKIM1"
+    return "v=DMARC1" if wanted.name.startswith("_dmarc.") else "v=spf1"
+
+
+def _compare_text(label: str, kind: str, wanted: str, mine: Sequence[str]) -> Finding | None:
+    grave: Status = "warn" if kind == "v=DMARC1" else "fail"
+    if not mine:
+        return grave, f"{label}: missing"
+    # RFC 7208 section 4.5, RFC 7489 section 6.6.3: with two of them receivers use none.
+    if len(mine) > 1:
+        return grave, f"{label}: {len(mine)} of them, there may be one only: {' and '.join(mine)}"
+    if mine[0] == wanted:
+        return None
+    if kind == "v=DKIM1":
+        return "fail", f"{label}: is not the key in use: {mine[0]}"
+    if kind == "v=DMARC1" and "p=none" not in mine[0].replace(" ", "").lower():
+        # a policy of the owner's own
+        return None
+    return "warn", f"{label}: differs from {wanted}: {mine[0]}"
+
+
+def evaluate_reverse(address: str, hostname: str, names: Reply, forward: Mapping[str, Reply]) -> Result:
+    """Judge the reverse name of a public address: it must be the host's, and lead back (RFC 1912 section 2.1).
+
+    `forward` has the addresses of each of the names.
+    """
+    title = f"reverse {address}"
+    if names.error is not None:
+        return Result(title, "dns", "fail", f"cannot be asked for: {names.error}")
+    if not names.values:
+        return Result(title, "dns", "fail", f"missing; your provider sets it, to {hostname}")
+    found = ", ".join(name.rstrip(".") for name in names.values)
+    confirmed = [name for name in names.values if address in forward.get(name, Reply()).values]
+    if not confirmed:
+        return Result(title, "dns", "fail", f"{found} does not lead back to {address}")
+    if f"{hostname}." not in names.values:
+        return Result(title, "dns", "warn", f"is {found}, not {hostname}")
+    if f"{hostname}." not in confirmed:
+        return Result(title, "dns", "fail", f"{hostname} does not lead back to {address}")
+    return Result(title, "dns", "ok", f"{found} and back")
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the host has of a domain's active key: the record's text by the state file and by the private key (None: it
+    cannot be read), and whether the filter's configuration names the key."""
+
+    selector: str
+    stated: str
+    derived: str | None
+    configured: bool
+
+
+def evaluate_key(domain: str, key: Key | None) -> Finding | None:
+    """Judge a domain's signing key (None: it has none)."""
+    if key is None:
+        return "fail", f"{domain}: has no signing key: its mail is not signed"
+    if key.derived is None:
+        return "fail", f"{domain}: the private key of {key.selector} cannot be read: its mail is not signed"
+    if key.derived != key.stated:
+        return "fail", f"{domain}: the private key of {key.selector} is not the one that the state file names"
+    if not key.configured:
+        return "fail", f"{domain}: the filter is not configured to sign with {key.selector}"
+    return None
+
+
+def read_keys(domains: Iterable[str]) -> dict[str, Key]:
+    """Read the active keys; a domain that has none is left out. Raises ValueError for a state file that is none."""
+    try:
+        signing = Path(SIGNING).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        signing = ""
+    found = {}
+    for domain in domains:
+        try:
+            state = parse_state(Path(KEYS, domain, STATE_FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        if state is not None:
+            path = os.path.join(KEYS, domain, f"{state.selector}.key")
+            configured = f'"{path}"' in signing and f'"{state.selector}"' in signing
+            found[domain] = Key(state.selector, state.dns, _public_text(path), configured)
+    return found
+
+
+def _public_text(path: str) -> str | None:
+    try:
+        # The file is our own; checking its primes costs 30 ms a key.
+        key = load_pem_private_key(Path(path).read_bytes(), None, unsafe_skip_rsa_key_validation=True)
+    except (OSError, ValueError):
+        return None
+    return record_text(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+
+
+class Resolver:
+    """The host's own resolver, with an answer for every question. Safe to ask from several threads."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._local = threading.local()
+
+    def ask(self, name: str, kind: str) -> Reply:
+        """Ask for a name (absolute) and type; TXT comes as text_value writes it."""
+        if not hasattr(self._local, "resolver"):
+            self._local.resolver = dns.resolver.Resolver()
+            self._local.resolver.lifetime = self._timeout
+        try:
+            answer = self._local.resolver.resolve(name, kind, search=False)
+        except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
+            return Reply()
+        except dns.resolver.NoNameservers:
+            return Reply(error="SERVFAIL")
+        except dns.exception.Timeout:
+            return Reply(error="no answer in time")
+        except dns.exception.DNSException as error:
+            return Reply(error=str(error))
+        return Reply(tuple(sorted(_value(record, kind) for record in answer)))
+
+    def reverse(self, address: str) -> Reply:
+        """Ask for the names of an address."""
+        return self.ask(dns.reversename.from_address(address).to_text(), "PTR")
+
+
+def _value(record: Any, kind: str) -> str:
+    if kind == "TXT":
+        return text_value(b"".join(record.strings))
+    text: str = record.to_text()
+    return text if kind in ("A", "AAAA") else text.lower()
+
+
+def probe(model: Mapping[str, Any], timeout: float) -> list[Result]:
+    """Ask for everything and compare; `timeout` in seconds for one question."""
+    if not HAVE_LIBRARIES:
+        return [Result("dns", "dns", "fail", "python3-dnspython or python3-cryptography is not installed on the host")]
+    hostname, addresses = model["hostname"], [*model["addresses"]["ipv4"], *model["addresses"]["ipv6"]]
+    domains = [domain["name"] for domain in model["domains"] if domain["enabled"]]
+    keys = read_keys(domains)
+    wanted = wanted_by_owner(model, {name: {"selector": key.selector, "dns": key.stated} for name, key in keys.items()})
+    questions = {(rrset.name, rrset.type) for records in wanted.values() for rrset in records}
+    resolver = Resolver(timeout)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        names = dict(zip(addresses, pool.map(resolver.reverse, addresses), strict=True))
+        questions |= {(f"{hostname}.", "A"), (f"{hostname}.", "AAAA")}
+        for address, reply in names.items():
+            questions |= {(name, _family(address)) for name in reply.values}
+        ordered = sorted(questions)
+        replies = dict(zip(ordered, pool.map(lambda question: resolver.ask(*question), ordered), strict=True))
+
+    results = []
+    for owner, records in wanted.items():
+        result = evaluate_owner(owner, records, replies)
+        findings = []
+        if owner in domains:
+            finding = evaluate_key(owner, keys.get(owner))
+            findings = [finding] if finding else []
+        if owner == hostname:
+            findings += unlisted_families(model, replies)
+        results.append(with_findings(result, findings))
+    for address, reply in names.items():
+        forward = {name: replies[name, _family(address)] for name in reply.values}
+        results.append(evaluate_reverse(address, hostname, reply, forward))
+    return results
+
+
+def _family(address: str) -> str:
+    return "AAAA" if ":" in address else "A"
+
+
+def unlisted_families(model: Mapping[str, Any], replies: Mapping[tuple[str, str], Reply]) -> list[Finding]:
+    """Addresses of a family which the inventory does not list: others will send mail there."""
+    findings: list[Finding] = []
+    for kind, family in (("A", "ipv4"), ("AAAA", "ipv6")):
+        name = f"{model['hostname']}."
+        if not model["addresses"][family] and replies[name, kind].values:
+            values = ", ".join(replies[name, kind].values)
+            findings.append(("warn", f"{name} {kind}: {values} is not among the inventory's mail_addresses"))
+    return findings
+
+
+def with_findings(result: Result, findings: Sequence[Finding]) -> Result:
+    """A result with more findings."""
+    if not findings:
+        return result
+    texts = [text for _status, text in findings]
+    first, rest = (texts[0], texts[1:]) if result.status in ("ok", "skip") else (result.summary, texts)
+    status = worst([result.status, *(status for status, _text in findings)])
+    return replace(result, status=status, summary=first, detail=(*rest, *result.detail))

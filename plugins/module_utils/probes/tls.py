@@ -1,0 +1,136 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The certificates that the services really hand out."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ansible_collections.mailwright.server.plugins.module_utils.probes.result import Result, Status, worst
+from ansible_collections.mailwright.server.plugins.module_utils.probes.runner import reason
+
+try:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+except ImportError:
+    HAVE_CRYPTOGRAPHY = False
+else:
+    HAVE_CRYPTOGRAPHY = True
+
+PORTS = {465: "submissions", 993: "imaps", 443: "https"}
+LIVE = "/etc/mailwright/tls/{hostname}/live/fullchain.pem"
+WARN_DAYS, FAIL_DAYS = 21, 3
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What counts of a leaf certificate."""
+
+    names: tuple[str, ...]
+    not_before: datetime
+    not_after: datetime
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a port served: the leaf, and why its chain is not trusted (None: it is)."""
+
+    certificate: Certificate
+    distrust: str | None
+
+
+def read_certificate(data: bytes) -> Certificate:
+    """Read a certificate, DER or the first of a PEM chain. Raises ValueError."""
+    parsed = x509.load_pem_x509_certificate(data) if data.startswith(b"-----") else x509.load_der_x509_certificate(data)
+    try:
+        extension = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        names = tuple(name.lower() for name in extension.value.get_values_for_type(x509.DNSName))
+    except x509.ExtensionNotFound:
+        names = ()
+    fingerprint = parsed.fingerprint(hashes.SHA256()).hex()
+    return Certificate(names, parsed.not_valid_before_utc, parsed.not_valid_after_utc, fingerprint)
+
+
+def covers(names: tuple[str, ...], hostname: str) -> bool:
+    """Whether one of the names is the host's; a wildcard stands for the whole first label (RFC 9525 section 6.3)."""
+    return hostname in names or f"*.{hostname.partition('.')[2]}" in names
+
+
+def evaluate(port: int, served: Served, live: Certificate | None, hostname: str, mode: str, now: datetime) -> Result:
+    """Judge what one port served; `live` is the installed certificate, `mode` that of the model's tls."""
+    certificate = served.certificate
+    left = (certificate.not_after - now).total_seconds() / 86400
+    findings: list[tuple[Status, str]] = []
+    until = f"{certificate.not_after:%Y-%m-%d}"
+    if left <= 0:
+        findings.append(("fail", f"expired on {until}"))
+    elif left < FAIL_DAYS:
+        findings.append(("fail", f"expires in {left:.1f} days, on {until}"))
+    elif left < WARN_DAYS:
+        findings.append(("warn", f"expires in {left:.0f} days, on {until}"))
+    if certificate.not_before > now:
+        findings.append(("fail", f"not valid before {certificate.not_before:%Y-%m-%d %H:%M} UTC"))
+    if not covers(certificate.names, hostname):
+        findings.append(("fail", f"is for {', '.join(certificate.names) or 'no name'}, not for {hostname}"))
+    if live is None:
+        findings.append(("fail", f"{LIVE.format(hostname=hostname)} is not there"))
+    elif live.fingerprint != certificate.fingerprint:
+        findings.append(("fail", "is not the installed one: the service has not loaded it"))
+    if served.distrust and mode != "self_signed" and left > 0:
+        findings.append(("warn", f"chain not verified: {served.distrust}"))
+    status = worst(status for status, _text in findings) if findings else "ok"
+    kind = "self-signed, " if mode == "self_signed" else ""
+    lines = [text for _status, text in findings] or [f"{kind}{left:.0f} days left"]
+    data = {
+        "names": list(certificate.names),
+        "not_after": certificate.not_after.isoformat(),
+        "days_left": round(left, 1),
+        "fingerprint": certificate.fingerprint,
+        "chain_error": served.distrust,
+    }
+    return Result(f"{port} {PORTS[port]}", "certificates", status, lines[0], tuple(lines[1:]), data=data)
+
+
+def probe(port: int, hostname: str, mode: str, ca_pem: str | None, timeout: float) -> list[Result]:
+    """Fetch and judge the certificate of one port of this host; `timeout` in seconds for each connection."""
+    name = f"{port} {PORTS[port]}"
+    if not HAVE_CRYPTOGRAPHY:
+        return [Result(name, "certificates", "fail", "python3-cryptography is not installed on the host")]
+    try:
+        served = _fetch(port, hostname, ca_pem, timeout)
+    except OSError as error:
+        return [Result(name, "certificates", "fail", f"none served: {reason(error)}")]
+    try:
+        live = read_certificate(Path(LIVE.format(hostname=hostname)).read_bytes())
+    except FileNotFoundError:
+        live = None
+    return [evaluate(port, served, live, hostname, mode, datetime.now(UTC))]
+
+
+def _fetch(port: int, hostname: str, ca_pem: str | None, timeout: float) -> Served:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    # Mail clients and browsers accept private CAs that lack what the strict profile asks for.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if ca_pem:
+        context.load_verify_locations(cadata=ca_pem)
+    try:
+        return Served(read_certificate(_leaf(context, port, hostname, timeout)), None)
+    except ssl.SSLCertVerificationError as error:
+        distrust = error.verify_message
+    context.verify_mode = ssl.CERT_NONE
+    return Served(read_certificate(_leaf(context, port, hostname, timeout)), distrust)
+
+
+def _leaf(context: ssl.SSLContext, port: int, hostname: str, timeout: float) -> bytes:
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout) as plain,
+        context.wrap_socket(plain, server_hostname=hostname) as secured,
+    ):
+        return secured.getpeercert(binary_form=True) or b""
