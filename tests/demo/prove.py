@@ -75,12 +75,14 @@ def refused(lab: Lab, body: EmailMessage, by: str) -> str:
     script = f"""
 import smtplib, sys
 with smtplib.SMTP({lab.address("mx1")!r}, 25, "peer.peer.test", timeout=60) as smtp:
-    smtp.starttls()
     try:
+        smtp.starttls()
         smtp.sendmail("dave@peer.test", ["alice@acme.test"], sys.stdin.buffer.read())
         print("250 accepted")
     except smtplib.SMTPResponseException as error:
         print(error.smtp_code, error.smtp_error.decode())
+    except smtplib.SMTPException as error:
+        print(repr(error))
 """
     answer = lab.ssh("peer", f"python3 -c '{script.replace(chr(39), chr(34))}'", data=body.as_string()).strip()
     if not answer.startswith("5") or by not in answer:
@@ -112,6 +114,8 @@ def prove(lab: Lab) -> bool:
         return "dkim=pass spf=pass dmarc=pass"
 
     def alice_reads() -> str:
+        if "received" not in kept:
+            raise NotProved("the message did not arrive")
         with Webmail(lab) as browser:
             browser.login("alice@acme.test", lab.password)
             text = browser.open(token)
