@@ -61,7 +61,7 @@ def _work(probe: Probe, future: Future[list[Result]]) -> None:
 def reason(error: BaseException) -> str:
     """Say in one line why something could not be looked at."""
     if isinstance(error, FileNotFoundError):
-        return f"{error.filename} is not there"
+        return f"{error.filename} is not there" if error.filename else "is not there"
     if isinstance(error, subprocess.TimeoutExpired):
         return f"{error.cmd[0]} did not end within {error.timeout:.0f} s"
     if isinstance(error, TimeoutError):
