@@ -173,11 +173,8 @@ def prove(lab: Lab) -> bool:
         return refused(lab, virus, "Virus")
 
     def learned_spam() -> int:
-        text = lab.ssh("mx1", "rspamc --connect /run/rspamd/controller.sock stat")
-        found = re.search(r"BAYES_SPAM.*learned: (\d+)", text)
-        if not found:
-            raise NotProved("rspamd tells no Bayes statistics")
-        return int(found[1])
+        # where Bayes keeps its count; rspamc's statistics also ask fuzzy storages on the internet, which takes its time
+        return int(lab.ssh("mx1", "redis-cli -s /run/redis/redis-server.sock HGET RS learns_spam").strip() or 0)
 
     def junk_is_learnt() -> str:
         words = " ".join(hashlib.sha256(f"{token}{i}".encode()).hexdigest()[:9] for i in range(60))
@@ -191,7 +188,7 @@ def prove(lab: Lab) -> bool:
             box.copy(number, "Junk")
             box.store(number, "+FLAGS", "\\Deleted")
             box.expunge()
-        wait_until(lambda: learned_spam() > before, 15, "one more learnt message in Rspamd's Bayes statistics")
+        wait_until(lambda: learned_spam() > before, 15, "one more message learnt in Rspamd's Bayes data")
         return f"{before} -> {learned_spam()} messages learnt as spam"
 
     proof.line("dave@peer.test writes to alice@acme.test, she reads it", dave_to_alice)
