@@ -14,7 +14,7 @@ description:
   - Probes services, ports, certificates, DNS records, queue, disks, memory and updates of the host it runs on, side by
     side, and sends one message through the whole chain to a mailbox of its own.
   - A probe that fails is a result, not a failure of the module; so is a host on which little or nothing is installed.
-  - The playbook P(mailwright.server.status#playbook) prints the results by M(mailwright.server.status_report).
+  - The playbook C(mailwright.server.status) prints the results by M(mailwright.server.status_report).
 options:
   hostname:
     description: The host's full name, as in the model.

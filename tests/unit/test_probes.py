@@ -66,7 +66,7 @@ def test_probes_run_side_by_side_and_one_that_breaks_or_hangs_is_a_result() -> N
 
     hang = threading.Event()
     probes = [
-        Probe("hangs", "dns", lambda: [] if hang.wait(20) else [], 0.2),
+        Probe("hangs", "dns", lambda: [Result("late", "dns", "ok", str(hang.wait(20)))], 0.2),
         Probe("first", "queue", meet),
         Probe("second", "queue", meet),
         Probe("breaks", "system", breaks),
