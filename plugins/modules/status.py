@@ -157,8 +157,9 @@ from ansible_collections.mailwright.server.plugins.module_utils.probes import (
 from ansible_collections.mailwright.server.plugins.module_utils.probes.result import Result, worst
 from ansible_collections.mailwright.server.plugins.module_utils.probes.runner import Probe, run_all
 
-# Seconds: for all that is said on one connection, for one DNS question.
-CONNECTION, QUESTION = 6.0, 4.0
+# Seconds for all that is said on one connection, and for one DNS question.
+CONNECTION = 6.0
+QUESTION = 4.0
 # DNS probes ask 16 questions at a time: enough for some thousand domains.
 DNS_TOTAL = 60.0
 
