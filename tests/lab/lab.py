@@ -494,6 +494,7 @@ def down(names: list[str], *, forget: bool) -> None:
     for name in names:
         shutil.rmtree(host_dir(name), ignore_errors=True)
     if names or hosts_running():
+        write_contract(lab)
         return
     proxy = alive(STATE / "proxy.pid")
     if proxy:
@@ -512,7 +513,6 @@ def main() -> None:
         ("down", "stop and forget the named hosts (default: the whole lab)"),
         ("stop", "stop the named hosts cleanly, keeping their disks"),
         ("power-cut", "end the named hosts as a power cut would, keeping their disks"),
-        ("images", "build the cached images"),
     ):
         commands.add_parser(name, help=text).add_argument("hosts", nargs="*")
     arguments = parser.parse_args()
