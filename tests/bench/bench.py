@@ -62,8 +62,9 @@ class Bench:
         group["hosts"] = {OURS: {"mail_addresses": [self.lab.address(OURS)]}}
         # a hash, as Argon2 for ten boxes is no part of what is measured
         group["vars"]["mail_domains__bench"] = [
-            {"name": "bench.test", "mailboxes": [{"name": f"u{i}", "password_hash": "{SHA512-CRYPT}$6$bench$" + "a" * 86}
-                                                 for i in range(throughput.SESSIONS)]}
+            {"name": "bench.test",
+             "mailboxes": [{"name": f"u{i}", "password_hash": "{SHA512-CRYPT}$6$bench$" + "a" * 86}
+                           for i in range(throughput.SESSIONS)]}
         ]  # fmt: skip
         self.inventory.write_text(yaml.safe_dump(inventory))
 
@@ -85,7 +86,8 @@ class Bench:
         """A first apply against the bare apt-get install of the same packages, then a second apply."""
         groups = yaml.safe_load((CHECKOUT / "roles/base/defaults/main.yml").read_text())["base_packages"]
         packages = " ".join(name for names in groups.values() for name in names)
-        install = "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update; apt-get -qqy install --no-install-recommends"
+        apt = "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update; apt-get -qqy"
+        install = f"{apt} install --no-install-recommends"
         # so that neither of the two pays for the downloads
         self.lab.ssh(STOCK, f"{install} --download-only {packages}", timeout=900)
         started = time.monotonic()

@@ -62,7 +62,8 @@ def set_up_peer(lab: Lab) -> None:
 
 def stored(lab: Lab, host: str, home: str) -> int:
     """Messages in the ten Maildirs."""
-    return int(lab.ssh(host, f"find {home} -type f -path '*/Maildir/*' '(' -path '*/new/*' -o -path '*/cur/*' ')' | wc -l"))
+    find = f"find {home} -type f -path '*/Maildir/*' '(' -path '*/new/*' -o -path '*/cur/*' ')'"
+    return int(lab.ssh(host, f"{find} | wc -l"))
 
 
 def inbound(lab: Lab, host: str, domain: str, home: str, count: int) -> tuple[float, float]:

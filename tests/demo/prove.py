@@ -28,7 +28,7 @@ EICAR = r"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-" + "STANDARD-ANTIVIRUS-TEST-FILE!$H
 PATIENCE = 45.0
 
 
-class NotProved(Exception):
+class NotProvedError(Exception):
     """What should have been seen and was not."""
 
 
@@ -43,7 +43,7 @@ class Proof:
         started = time.monotonic()
         try:
             good, seen = True, probe()
-        except (NotProved, TimeoutError, OSError, RuntimeError, smtplib.SMTPException) as error:
+        except (NotProvedError, TimeoutError, OSError, RuntimeError, smtplib.SMTPException) as error:
             good, seen = False, " ".join(str(error).split())
         seconds = time.monotonic() - started
         self.lines.append((text, good, seen, seconds))
@@ -67,7 +67,7 @@ def authentication_results(text: str, authserv: str) -> str:
 def require(results: str, *wanted: str) -> None:
     missing = [word for word in wanted if word not in results]
     if missing:
-        raise NotProved(f"no {', '.join(missing)} in: {results or 'no Authentication-Results at all'}")
+        raise NotProvedError(f"no {', '.join(missing)} in: {results or 'no Authentication-Results at all'}")
 
 
 def refused(lab: Lab, body: EmailMessage, by: str) -> str:
@@ -86,7 +86,7 @@ with smtplib.SMTP({lab.address("mx1")!r}, 25, "peer.peer.test", timeout=60) as s
 """
     answer = lab.ssh("peer", f"python3 -c '{script.replace(chr(39), chr(34))}'", data=body.as_string()).strip()
     if not answer.startswith("5") or by not in answer:
-        raise NotProved(f"expected a 5xx reply that says {by!r}, got: {answer}")
+        raise NotProvedError(f"expected a 5xx reply that says {by!r}, got: {answer}")
     return answer
 
 
@@ -102,25 +102,25 @@ def prove(lab: Lab) -> bool:
         try:
             found = wait_until(lambda: lab.find("alice@acme.test", token), PATIENCE, "the message in alice's INBOX")
         except TimeoutError as error:
-            raise NotProved(f"{error}{peer_log(lab, token)}") from None
+            raise NotProvedError(f"{error}{peer_log(lab, token)}") from None
         kept["received"] = found[0].decode()
         return "by IMAP over TLS"
 
     def filtered() -> str:
         if "received" not in kept:
-            raise NotProved("the message did not arrive")
+            raise NotProvedError("the message did not arrive")
         results = authentication_results(kept["received"], "mx1.acme.test")
         require(results, "dkim=pass", "spf=pass", "dmarc=pass")
         return "dkim=pass spf=pass dmarc=pass"
 
     def alice_reads() -> str:
         if "received" not in kept:
-            raise NotProved("the message did not arrive")
+            raise NotProvedError("the message did not arrive")
         with Webmail(lab) as browser:
             browser.login("alice@acme.test", lab.password)
             text = browser.open(token)
         if "shall we meet on Tuesday" not in text:
-            raise NotProved(f"the page shows: {text[:200]}")
+            raise NotProvedError(f"the page shows: {text[:200]}")
         return "in Chromium"
 
     answer = message("alice@acme.test", "dave@peer.test", f"Re: {token} answer", "Tuesday it is. Alice\n")
@@ -134,21 +134,20 @@ def prove(lab: Lab) -> bool:
         raw = wait_until(lambda: lab.dave_has(identity), PATIENCE, "the answer in dave's Maildir")
         kept["answer"] = raw
         parts = email.message_from_string(raw, policy=email.policy.default).iter_attachments()
-        digests = [hashlib.sha256(part.get_payload(decode=True)).hexdigest() for part in parts]
-        if digests != [hashlib.sha256(attachment).hexdigest()]:
-            raise NotProved("the attachment is not what alice sent")
+        if [part.get_payload(decode=True) for part in parts] != [attachment]:
+            raise NotProvedError("the attachment is not what alice sent")
         return "200 kB attachment byte for byte"
 
     def peer_verified() -> str:
         if "answer" not in kept:
-            raise NotProved("the answer did not arrive")
+            raise NotProvedError("the answer did not arrive")
         results = authentication_results(kept["answer"], "peer.peer.test")
         require(results, "dkim=pass", "spf=pass", "dmarc=pass")
         return "dkim=pass spf=pass dmarc=pass, says peer"
 
     def key_is_live() -> str:
         if "answer" not in kept:
-            raise NotProved("the answer did not arrive")
+            raise NotProvedError("the answer did not arrive")
         resolver = dns.resolver.Resolver(configure=False)
         resolver.nameservers = [lab.address("ns1")]
         asked: list[str] = []
@@ -161,7 +160,7 @@ def prove(lab: Lab) -> bool:
                 return None
 
         if not dkim.verify(kept["answer"].encode(), dnsfunc=lookup):
-            raise NotProved(f"no key in the DNS verifies it: {', '.join(asked) or 'it is not signed'}")
+            raise NotProvedError(f"no key in the DNS verifies it: {', '.join(asked) or 'it is not signed'}")
         return asked[0].rstrip(".")
 
     def gtube() -> str:
@@ -201,5 +200,6 @@ def prove(lab: Lab) -> bool:
     proof.line("a virus (EICAR) is refused", eicar)
     proof.line("a message moved to Junk is learnt", junk_is_learnt)
     failed = [text for text, good, _seen, _seconds in proof.lines if not good]
-    print(f"\n{len(proof.lines) - len(failed)} of {len(proof.lines)} proved" + (f"; not: {', '.join(failed)}" if failed else ""))
+    total = len(proof.lines)
+    print(f"\n{total - len(failed)} of {total} proved" + (f"; not: {', '.join(failed)}" if failed else ""))
     return not failed

@@ -1,7 +1,7 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A second message hidden in the first, and clients that talk before they are asked (RFC 5321, 4.1.1.4; CVE-2023-51764)."""
+"""A second message hidden in the first, and clients that talk out of turn (RFC 5321, 4.1.1.4; CVE-2023-51764)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def test_nothing_is_smuggled(stranger: Stranger, server: Server, token: str, end
         ["MAIL FROM:<dave@peer.test>", "RCPT TO:<bob@acme.test>", "DATA", "From: dave@peer.test",
          f"Subject: {token} smuggled", "", "Smuggled."]
     )  # fmt: skip
-    data = f"From: dave@peer.test\r\nTo: bob@acme.test\r\nSubject: {token} honest\r\n\r\nHonest.{ending}{inner}\r\n.\r\n"
+    headers = f"From: dave@peer.test\r\nTo: bob@acme.test\r\nSubject: {token} honest\r\n"
+    data = f"{headers}\r\nHonest.{ending}{inner}\r\n.\r\n"
     steps = [
         {}, {"send": "EHLO peer.peer.test\r\n"}, {"send": "MAIL FROM:<dave@peer.test>\r\n"},
         {"send": "RCPT TO:<bob@acme.test>\r\n"}, {"send": "DATA\r\n"}, {"send": data, "read": "all"},
@@ -66,7 +67,8 @@ def test_nothing_is_smuggled(stranger: Stranger, server: Server, token: str, end
 
 def test_who_talks_before_the_greeting_is_shut_out(stranger: Stranger, second_address: str) -> None:
     """postscreen waits before it greets an address that it has not seen."""
-    step = {"send": "EHLO spam.example\r\nMAIL FROM:<dave@peer.test>\r\nRCPT TO:<bob@acme.test>\r\nDATA\r\n", "read": "all"}
+    words = "EHLO spam.example\r\nMAIL FROM:<dave@peer.test>\r\nRCPT TO:<bob@acme.test>\r\nDATA\r\n"
+    step = {"send": words, "read": "all"}
     started = time.monotonic()
     rest = [{"read": "all"}] * 3
     answers = stranger.ask("talk", port=25, source=second_address, timeout=8, steps=[step, *rest])
@@ -81,7 +83,8 @@ PIPELINED = {
     "the whole of it": "EHLO peer.peer.test\r\nMAIL FROM:<dave@peer.test>\r\nRCPT TO:<bob@acme.test>\r\n",
     "HELO, which allows none": "HELO peer.peer.test\r\nMAIL FROM:<dave@peer.test>\r\n",
     "data behind DATA": (
-        "EHLO peer.peer.test\r\n", "MAIL FROM:<dave@peer.test>\r\nRCPT TO:<bob@acme.test>\r\nDATA\r\nSubject: x\r\n\r\nx\r\n.\r\n",
+        "EHLO peer.peer.test\r\n",
+        "MAIL FROM:<dave@peer.test>\r\nRCPT TO:<bob@acme.test>\r\nDATA\r\nSubject: x\r\n\r\nx\r\n.\r\n",
     ),
 }  # fmt: skip
 

@@ -23,7 +23,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +64,9 @@ class Image:
 BASE = Image("base")
 IMAGES = {
     "ns1": Image("ns1", ("knot", "nginx-light")),
-    "peer": Image("peer", ("postfix", "dovecot-imapd", "opendkim", "opendkim-tools", "opendmarc", "publicsuffix", "swaks")),
+    "peer": Image(
+        "peer", ("postfix", "dovecot-imapd", "opendkim", "opendkim-tools", "opendmarc", "publicsuffix", "swaks")
+    ),
 }
 
 
@@ -116,7 +117,8 @@ def run(*argv: str | Path, **options: object) -> subprocess.CompletedProcess[str
     """Run a program; on failure end with its own words."""
     done = subprocess.run([str(a) for a in argv], text=True, capture_output=True, stdin=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
     if done.returncode:
-        raise SystemExit(f"lab: {' '.join(str(a) for a in argv)} failed ({done.returncode}):\n{done.stdout}{done.stderr}")
+        command = " ".join(str(a) for a in argv)
+        raise SystemExit(f"lab: {command} failed ({done.returncode}):\n{done.stdout}{done.stderr}")
     return done  # type: ignore[no-any-return]
 
 
@@ -202,7 +204,8 @@ def start_proxy(lab: Lab) -> None:
         "ForeGround: 1\nReportPage:\nExThreshold: 30\nSupportDir: /usr/lib/apt-cacher-ng\n",
     )
     process = subprocess.Popen(
-        ["setpriv", "--reuid=apt-cacher-ng", "--regid=apt-cacher-ng", "--clear-groups", "apt-cacher-ng", "-c", settings],
+        ["setpriv", "--reuid=apt-cacher-ng", "--regid=apt-cacher-ng", "--clear-groups",
+         "apt-cacher-ng", "-c", settings],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     record(pid_file, process.pid)
@@ -418,7 +421,7 @@ def claim_number() -> int:
                 network_down(Lab(number, "", ""))
             entry.write_text(str(STATE))
             return number
-    raise SystemExit(f"lab: all {len(POOL)} lab networks are in use; run `make lab-down` in a checkout you no longer need")
+    raise SystemExit(f"lab: all {len(POOL)} networks are in use; run `make lab-down` in a checkout you no longer need")
 
 
 def keys() -> None:
@@ -531,4 +534,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
