@@ -82,10 +82,10 @@ class Stranger:
         answers = self.ask("talk", port=port, tls=tls, source=source, steps=steps)
         return [answer for answer in answers if answer != "[tls]"]
 
-    def reaches(self, port: int, source: str | None = None) -> bool:
-        """Whether a TCP connection opens within a second."""
-        answers = self.ask("talk", port=port, source=source, timeout=1, steps=[])
-        return not answers
+    def reaches(self, *ports: int, source: str | None = None) -> list[int]:
+        """The ports to which a TCP connection opens within a second."""
+        answers = self.ask("connects", ports=ports, source=source, timeout=1)
+        return [port for port, answer in zip(ports, answers, strict=True) if not answer]
 
     def close(self) -> None:
         assert self.process.stdin

@@ -8,6 +8,7 @@ Needs nothing but Python's standard library. It verifies no certificate: it has 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -102,31 +103,35 @@ def talk(request: Request) -> list[str]:
     return answers
 
 
+def pairs(request: Request) -> list[tuple[str, str]]:
+    """User and password of each guess: ``user`` is one for all or as many as there are passwords."""
+    words, user = request["passwords"], request["user"]
+    return list(zip(user if isinstance(user, list) else [user] * len(words), words, strict=True))
+
+
 def imap_guesses(request: Request) -> list[str]:
     """Log in with each password, all in one connection or each in one of its own."""
 
-    def one_connection(passwords: list[str]) -> list[str]:
+    def one_connection(guesses: list[tuple[str, str]]) -> list[str]:
         steps = [{"read": "line"}]
-        steps += [{"send": f'a LOGIN {request["user"]} "{word}"\r\n', "read": "line"} for word in passwords]
+        steps += [{"send": f'a LOGIN "{user}" "{word}"\r\n', "read": "line"} for user, word in guesses]
         return talk({**request, "port": 993, "tls": True, "steps": steps})[1:]
 
-    passwords = request["passwords"]
-    groups = [passwords] if request["together"] else [[word] for word in passwords]
-    with ThreadPoolExecutor(3) as pool:
+    all_guesses = pairs(request)
+    groups = [all_guesses] if request["together"] else [[guess] for guess in all_guesses]
+    with ThreadPoolExecutor(len(groups)) as pool:
         return [answer for answers in pool.map(one_connection, groups) for answer in answers]
 
 
 def submission_guesses(request: Request) -> list[str]:
     """AUTH PLAIN on port 465, each password in a connection of its own."""
-    import base64
-
-    def guess(word: str) -> str:
-        token = base64.b64encode(f"\0{request['user']}\0{word}".encode()).decode()
+    def guess(pair: tuple[str, str]) -> str:
+        token = base64.b64encode("\0".join(("", *pair)).encode()).decode()
         steps = [{}, {"send": "EHLO stranger.example\r\n"}, {"send": f"AUTH PLAIN {token}\r\n"}]
         return talk({**request, "port": 465, "tls": True, "steps": steps})[-1]
 
-    with ThreadPoolExecutor(3) as pool:
-        return list(pool.map(guess, request["passwords"]))
+    with ThreadPoolExecutor(len(request["passwords"])) as pool:
+        return list(pool.map(guess, pairs(request)))
 
 
 def webmail_guesses(request: Request) -> list[str]:
@@ -146,13 +151,13 @@ def webmail_guesses(request: Request) -> list[str]:
         connection.close()
         return answer.status, text, cookies
 
-    def guess(word: str) -> str:
+    def guess(pair: tuple[str, str]) -> str:
         try:
             _status, page, cookies = send("GET", "/", None, {})
             token = re.search(r'name="_token" value="([^"]*)"', page)
             form = {
                 "_token": token[1] if token else "", "_task": "login", "_action": "login", "_timezone": "UTC",
-                "_url": "", "_user": request["user"], "_pass": word,
+                "_url": "", "_user": pair[0], "_pass": pair[1],
             }  # fmt: skip
             headers = {
                 "Content-Type": "application/x-www-form-urlencoded", "Cookie": "; ".join(cookies),
@@ -163,11 +168,22 @@ def webmail_guesses(request: Request) -> list[str]:
         except OSError as error:
             return f"[no connection: {error}]"
 
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(guess, request["passwords"]))
+    with ThreadPoolExecutor(5) as pool:
+        return list(pool.map(guess, pairs(request)))
+
+
+def connects(request: Request) -> list[str]:
+    """For each port an empty string, or why no connection opens."""
+
+    def one(port: int) -> str:
+        return "".join(talk({**request, "port": port, "steps": []}))
+
+    with ThreadPoolExecutor(len(request["ports"])) as pool:
+        return list(pool.map(one, request["ports"]))
 
 
 ACTIONS = {
+    "connects": connects,
     "talk": talk,
     "imap": imap_guesses,
     "submission": submission_guesses,
