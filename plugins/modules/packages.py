@@ -14,7 +14,7 @@ description:
   - Installs the packages that are missing, without recommended ones. Those that are there stay as they are.
   - While packages are installed no service is started or restarted, so nothing runs with packaged settings.
   - Apt's package lists are fetched when there are none or they are older than O(lists_valid_hours). That happens in
-    check mode as well: the plan would otherwise be made of nothing.
+    check mode as well, as the plan would otherwise be made of nothing.
   - A transaction that was interrupted is completed first.
 notes:
   - Needs nothing on the host but apt and dpkg.
@@ -30,7 +30,7 @@ options:
     default: 24
 attributes:
   check_mode:
-    description: Lists every package that would be installed, upgraded or removed, with its version, as apt simulates it
+    description: Lists every package that would be installed, upgraded or removed, with its version; apt simulates it.
     support: full
   diff_mode:
     description: One line for each package that is installed, upgraded or removed.
