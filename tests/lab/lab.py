@@ -279,10 +279,6 @@ def network_up(lab: Lab) -> None:
         run("ip", "link", "add", lab.bridge, "type", "bridge")
         run("ip", "address", "add", f"{lab.gateway}/{lab.network.prefixlen}", "dev", lab.bridge)
         run("ip", "link", "set", lab.bridge, "up")
-    # An ordinary machine may drop what a bridge forwards (br_netfilter with a container engine's rules).
-    bridged = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
-    if bridged.exists() and bridged.read_text().strip() == "1":
-        say("note: br_netfilter is on; if the hosts cannot reach each other, allow the lab's bridge in FORWARD")
 
 
 def network_down(lab: Lab) -> None:
@@ -480,6 +476,7 @@ def up(names: list[str]) -> None:
         list(pool.map(build_layer, (IMAGES[name] for name in names if name in IMAGES)))
         for name in names:
             host_dir(name).mkdir(parents=True, exist_ok=True)
+            lab.address(name)  # takes a number, one host after the other
         times = list(pool.map(lambda name: start_host(lab, name), names))
     for name, seconds in zip(names, times, strict=True):
         say(f"{name} {lab.address(name)} " + (f"answered SSH after {seconds:.1f} s" if seconds else "was running"))
