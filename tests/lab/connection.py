@@ -105,11 +105,19 @@ class Lab:
             if box.select(folder, readonly=True)[0] != "OK":
                 return []
             numbers = box.search(None, "HEADER", "Subject", f'"{token}"')[1][0].split()
-            return [box.fetch(number.decode(), "(BODY.PEEK[])")[1][0][1] for number in numbers]  # type: ignore[index]
+            return [box.fetch(number.decode(), "(BODY.PEEK[])")[1][0][1] for number in numbers]  # type: ignore[index, misc]
 
-    def dave_sends(self, message: EmailMessage) -> None:
-        """Hand a message to peer's sendmail, as dave."""
-        self.ssh("peer", f"su dave -c 'sendmail -i -f dave@peer.test {message['To']}'", data=message.as_string())
+    def dave_sends(self, message: EmailMessage, host: str = "mx1") -> None:
+        """Hand a message to peer's sendmail, as dave; to a host that is not the domain's MX, by SMTP from peer."""
+        if host == "mx1":
+            self.ssh("peer", f"su dave -c 'sendmail -i -f dave@peer.test {message['To']}'", data=message.as_string())
+            return
+        script = (
+            "import smtplib, sys; "
+            f'smtp = smtplib.SMTP("{self.address(host)}", 25, "peer.peer.test", timeout=60); smtp.starttls(); '
+            f'smtp.sendmail("dave@peer.test", ["{message["To"]}"], sys.stdin.buffer.read()); smtp.quit()'
+        )
+        self.ssh("peer", f"python3 -c '{script}'", data=message.as_string())
 
     def dave_has(self, token: str) -> str | None:
         """The message in dave's Maildir with the token in it."""
