@@ -147,7 +147,8 @@ class Correspondent:
     def sends(self, recipient: str, subjects: Sequence[str], body: str = "Good morning.\n", headers: str = "") -> None:
         """Hand messages to peer's own Postfix, which queues them and tries every 10 to 20 seconds."""
         script = "; ".join(
-            f"printf %s {shlex.quote(self.text(recipient, subject, body, headers))} | sendmail -i -f {self.address} {recipient}"
+            f"printf %s {shlex.quote(self.text(recipient, subject, body, headers))}"
+            f" | sendmail -i -f {self.address} {recipient}"
             for subject in subjects
         )
         self.lab.ssh("peer", script)

@@ -27,7 +27,8 @@ def banned(server: Server) -> dict[str, list[str]]:
     for item in json.loads(server.run("nft --json list ruleset"))["nftables"]:
         if "set" in item and item["set"]["name"].startswith("addr-set-"):
             elements = item["set"].get("elem", [])
-            found[item["set"]["name"].removeprefix("addr-set-")] = [e if isinstance(e, str) else str(e) for e in elements]
+            jail = item["set"]["name"].removeprefix("addr-set-")
+            found[jail] = [e if isinstance(e, str) else str(e) for e in elements]
     return found
 
 
@@ -65,8 +66,11 @@ GUESSES: dict[str, tuple[str, dict[str, Any], str, str, int]] = {
     "IMAP, one connection": ("imap", {"together": True}, "alice@acme.test", "dovecot", 993),
     "IMAP, nobody's mailbox": ("imap", {"together": False}, "nobody@acme.test", "dovecot", 993),
     "submission": ("submission", {}, "bob@acme.test", "postfix", 465),
-    "webmail": ("webmail", {"name": "mx1.acme.test", "headers": {"X-Forwarded-For": BYSTANDER}}, "bob@acme.test", "roundcube-auth", 443),
-}
+    "webmail": (
+        "webmail", {"name": "mx1.acme.test", "headers": {"X-Forwarded-For": BYSTANDER}}, "bob@acme.test",
+        "roundcube-auth", 443,
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("action", "details", "user", "jail", "port"), GUESSES.values(), ids=GUESSES.keys())

@@ -9,7 +9,7 @@ import base64
 import smtplib
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from connection import wait_until
@@ -64,7 +64,9 @@ def test_relaying_is_refused(stranger: Stranger, sender: str, recipient: str) ->
 
 
 @pytest.mark.parametrize("sender", ["", STRANGER])
-@pytest.mark.parametrize("recipient", ["alice@acme.test", "Alice+tag@ACME.test", "sales@acme.test", "carol@globex.test"])
+@pytest.mark.parametrize(
+    "recipient", ["alice@acme.test", "Alice+tag@ACME.test", "sales@acme.test", "carol@globex.test"]
+)
 def test_our_own_addresses_receive(stranger: Stranger, sender: str, recipient: str) -> None:
     replies = stranger.smtp("EHLO peer.peer.test", f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>", "RSET")
     assert replies[2].startswith("250"), replies
@@ -90,7 +92,9 @@ def test_senders_that_cannot_be_answered_are_refused(stranger: Stranger, sender:
     assert replies[-1].startswith(("450", "5")), replies
 
 
-@pytest.mark.parametrize("command", ["VRFY alice@acme.test", "VRFY alice", "EXPN sales@acme.test", "EXPN sales", "ETRN acme.test"])
+@pytest.mark.parametrize(
+    "command", ["VRFY alice@acme.test", "VRFY alice", "EXPN sales@acme.test", "EXPN sales", "ETRN acme.test"]
+)
 def test_addresses_are_not_told(stranger: Stranger, command: str) -> None:
     replies = stranger.smtp("EHLO peer.peer.test", command)
     assert not any(word in replies[1].upper() for word in ("VRFY", "EXPN")), replies
@@ -173,8 +177,9 @@ def test_sieve_knows_no_auth_before_starttls(stranger: Stranger, server: Server)
     greeting, answer = stranger.ask("talk", port=4190, steps=steps)
     assert '"SASL" ""' in greeting, greeting
     assert answer.startswith("NO"), answer
-    steps = [{"read": "all"}, {"send": "STARTTLS\r\n", "read": "all"}, {"tls": True}, {"read": "all"}, {"send": login, "read": "all"}]
-    answers = stranger.ask("talk", port=4190, steps=steps)
+    start_tls: list[dict[str, Any]] = [{"send": "STARTTLS\r\n", "read": "all"}, {"tls": True}]
+    steps_with_tls = [{"read": "all"}, *start_tls, {"read": "all"}, {"send": login, "read": "all"}]
+    answers = stranger.ask("talk", port=4190, steps=steps_with_tls)
     assert '"SASL" "PLAIN' in answers[3], answers
     assert answers[4].startswith("OK"), answers
 
