@@ -32,7 +32,9 @@ notes:
   - Directories are created when missing, owned by root, mode 0755, and never removed.
 attributes:
   check_mode:
-    description: Says what would be done, on a host that has nothing yet as well. Checks run where their programs exist.
+    description:
+      - Says what would be done, on a host that has nothing yet as well.
+      - Checks run when the users, the units and the programs that they need are there already.
     support: full
   diff_mode:
     description:

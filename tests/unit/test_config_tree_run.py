@@ -9,6 +9,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.config_tree.appl
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.plan import ConfigTreeError, File
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.settings import Command, Settings
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.store import read_live
+from ansible_collections.mailwright.server.plugins.module_utils.config_tree.units import Unit
 
 STEPS = ("open", "rename", "unlink", "fsync", "mkdir", "fchown", "fchmod", "symlink")
 
@@ -128,6 +130,31 @@ def test_a_failed_command_restores_all_and_shows_no_secret(host: Host) -> None:
     assert host.log.read_text() == "old a"
     assert sorted(os.listdir(host.records)) == [".lock", "x.json"]
     assert host.run(OLD).as_result()["changed"] is False
+
+
+@pytest.mark.parametrize("declared", [None, False])
+def test_what_is_declared_open_is_shown_although_others_may_not_read_it(host: Host, declared: bool | None) -> None:
+    content = "mode=standalone\n"
+    path = str(host.etc / "a")
+    file = File(path, content.encode(), str(os.getuid()), str(os.getgid()), 0o640, declared is None)
+    permissions = [{"path": path, "sensitive": declared}]
+    good = Settings("x", {path: file}, permissions)
+    Run(good, check_mode=False, want_diff=False, records=host.records).run()
+    command = Command(("sh", "-c", "printf 'running %s%s' stand alone; exit 3"), ("*",))
+    failing = replace(good, files={path: replace(file, content=b"mode=none\n")}, commands=(command,))
+    with pytest.raises(ConfigTreeError, match="exit code 3") as caught:
+        Run(failing, check_mode=False, want_diff=False, records=host.records).run()
+    assert ("running standalone" in str(caught.value)) == (declared is False)
+
+
+def test_a_plan_leaves_checks_out_while_a_unit_is_not_installed(host: Host) -> None:
+    path = str(host.etc / "a")
+    file = File(path, b"", str(os.getuid()), str(os.getgid()))
+    settings = Settings("x", {path: file}, [], checks=(("false",),), units=(Unit("no-such-unit.service"),))
+    outcome = Run(settings, check_mode=True, want_diff=False, records=host.records).run()
+    assert outcome.skipped_checks == ["false"]
+    with pytest.raises(ConfigTreeError, match="the check 'false' failed"):
+        Run(replace(settings, units=()), check_mode=True, want_diff=False, records=host.records).run()
 
 
 def test_missing_users_are_named_and_nothing_is_written(host: Host) -> None:

@@ -151,7 +151,9 @@ class Run:
 
         writes = [files[p] for p in (*plan.create, *plan.change)]
         if plan.paths:
-            outcome.skipped_checks = self._check(writes, plan.remove, files_unknown=unknown)
+            # In check mode the packages may be planned as well: what they bring cannot be judged by half of it.
+            unready = unknown or any(state.load == "not-found" for state in states.values())
+            outcome.skipped_checks = self._check(writes, plan.remove, unready=unready)
         if self.check_mode:
             return outcome
         wanted_manifest = {path: digest(file.content) for path, file in files.items()}
@@ -180,13 +182,17 @@ class Run:
         return bool(missing)
 
     def _redacted(self, output: str) -> str:
-        old = [found.content for found in self.live.values() if found.kind == "file" and not found.mode & 0o004]
+        old = [
+            found.content
+            for path, found in self.live.items()
+            if found.kind == "file" and not found.mode & 0o004 and not self.settings.declared_open(path)
+        ]
         return redact(output, [f.content for f in self.settings.files.values() if f.sensitive] + old)
 
     def _shown(self, output: str) -> str:
         return tail(self._redacted(output))
 
-    def _check(self, writes: Sequence[File], removals: Collection[str], *, files_unknown: bool) -> list[str]:
+    def _check(self, writes: Sequence[File], removals: Collection[str], *, unready: bool) -> list[str]:
         """Run the checkers on the staged files; return those skipped, which happens in check mode only."""
         checks = self.settings.checks
         named = [" ".join(c) for c in checks]
@@ -196,7 +202,7 @@ class Run:
             staged = {f.path for f in writes}
             present = any(shutil.which(c[0], path=SEARCH_PATH) or c[0] in staged for c in checks)
             # Files of users who do not exist yet cannot be shown to a checker as they will be.
-            if files_unknown or not present:
+            if unready or not present:
                 return named
         problems = []
         results = run_checks(writes, list(removals), checks)
