@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -99,7 +98,7 @@ class Bench:
             ratio <= APPLY_LIMIT,
             f"first apply {first:.1f} s, bare apt-get install {bare:.1f} s: ratio {ratio:.2f} (at most {APPLY_LIMIT})",
         )
-        seconds = [self.site() for _ in range(ROUNDS)]
+        seconds = [self.site() for _round in range(ROUNDS)]
         unchanged = " changed=0 " in self.recap
         self.judge(
             unchanged and min(seconds) <= SECOND_RUN_LIMIT,

@@ -108,7 +108,7 @@ def test_right_passwords_do_not_count(stranger: Stranger, server: Server, guesse
     assert all(answer.startswith(("a OK", "* CAPABILITY")) for answer in answers), answers
     answers = stranger.ask("submission", source=guesser, user="alice@acme.test", passwords=right)
     assert all(answer.startswith("235") for answer in answers), answers
-    for _ in range(2):
+    for _round in range(2):
         answers = stranger.ask(
             "webmail", source=guesser, user="alice@acme.test", passwords=right[:1], name="mx1.acme.test"
         )

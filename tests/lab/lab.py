@@ -115,7 +115,9 @@ def say(text: str) -> None:
 
 def run(*argv: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
     """Run a program; on failure end with its own words."""
-    done = subprocess.run([str(a) for a in argv], text=True, capture_output=True, stdin=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
+    done = subprocess.run(  # type: ignore[call-overload]
+        [str(a) for a in argv], text=True, capture_output=True, stdin=subprocess.DEVNULL, check=False, **options
+    )
     if done.returncode:
         command = " ".join(str(a) for a in argv)
         raise SystemExit(f"lab: {command} failed ({done.returncode}):\n{done.stdout}{done.stderr}")

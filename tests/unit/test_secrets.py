@@ -45,18 +45,18 @@ def mode(path: Path) -> int:
 
 
 def test_a_secret_is_generated_once_and_its_content_never_changes(apply: Any, tmp_path: Path) -> None:
-    planned, _ = apply({"name": "des"}, check=True)
+    planned, _printed = apply({"name": "des"}, check=True)
     assert planned["changed"] and planned["created"] == ["des"]
     assert not (tmp_path / "secrets").exists()
 
-    done, _ = apply({"name": "des"})
+    done, _printed = apply({"name": "des"})
     file = tmp_path / "secrets/des"
     content = file.read_text()
     assert done["diff"] == planned["diff"]
     assert re.fullmatch(r"[A-Za-z0-9_-]{43}\n", content)
     assert (mode(file), mode(file.parent)) == (0o600, 0o711)
 
-    again, _ = apply({"name": "des", "length": 64, "format": "x={secret}"})
+    again, _printed = apply({"name": "des", "length": 64, "format": "x={secret}"})
     assert not again["changed"] and again["created"] == []
     assert file.read_text() == content
 
@@ -74,9 +74,9 @@ def test_drifted_access_is_planned_and_corrected(apply: Any, tmp_path: Path) -> 
     content = file.read_bytes()
     file.chmod(0o644)
     file.parent.chmod(0o755)
-    planned, _ = apply({"name": "a", "mode": "0640"}, check=True)
+    planned, _printed = apply({"name": "a", "mode": "0640"}, check=True)
     assert planned["changed"] and planned["created"] == [] and mode(file) == 0o644
-    done, _ = apply({"name": "a", "mode": "0640"})
+    done, _printed = apply({"name": "a", "mode": "0640"})
     assert done["diff"] == planned["diff"] and "0644" in done["diff"]["before"]
     assert (mode(file), mode(file.parent)) == (0o640, 0o711)
     assert file.read_bytes() == content
@@ -86,13 +86,13 @@ def test_drifted_access_is_planned_and_corrected(apply: Any, tmp_path: Path) -> 
 def test_an_absent_group_stops_the_apply_but_not_the_plan(apply: Any, tmp_path: Path) -> None:
     wanted = {"name": "a", "group": "no_such_group"}
     assert apply(wanted, check=True)[0]["created"] == ["a"]
-    failed, _ = apply(wanted)
+    failed, _printed = apply(wanted)
     assert failed["failed"] and "secrets[0]: this host has no group no_such_group" in failed["msg"]
     assert not (tmp_path / "secrets").exists()
 
 
 def test_all_errors_are_reported_at_once(apply: Any) -> None:
-    failed, _ = apply(
+    failed, _printed = apply(
         {"name": "../x"},
         {"name": "b", "length": 4},
         {"name": "c", "mode": "rw"},
@@ -112,7 +112,7 @@ def test_all_errors_are_reported_at_once(apply: Any) -> None:
 def test_a_secret_is_not_written_through_a_link(apply: Any, tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets/a").symlink_to(tmp_path / "elsewhere")
-    failed, _ = apply({"name": "a"})
+    failed, _printed = apply({"name": "a"})
     assert failed["failed"] and "neither a regular file" in failed["msg"]
     assert not (tmp_path / "elsewhere").exists()
 
@@ -120,7 +120,7 @@ def test_a_secret_is_not_written_through_a_link(apply: Any, tmp_path: Path) -> N
 @pytest.mark.skipif(os.geteuid() != 0, reason="root owns the clear text")
 def test_the_rspamd_password_and_its_hash(apply: Any, tmp_path: Path) -> None:
     wanted = {"name": "ctl", "kind": "rspamd_password", "mode": "0640"}
-    _, printed = apply(wanted)
+    _result, printed = apply(wanted)
     clear, include = tmp_path / "secrets/ctl", tmp_path / "secrets/ctl.inc"
     lines = re.fullmatch(r'password = "(.*)";\nenable_password = "(.*)";\n', include.read_text())
     assert lines and lines[1] == lines[2] and lines[1].startswith("$1$")
@@ -138,7 +138,7 @@ def test_the_rspamd_password_and_its_hash(apply: Any, tmp_path: Path) -> None:
 
 
 def test_nothing_secret_is_printed(apply: Any, tmp_path: Path) -> None:
-    _, printed = apply({"name": "a"})
+    _result, printed = apply({"name": "a"})
     assert (tmp_path / "secrets/a").read_text().strip() not in printed
 
 

@@ -69,12 +69,12 @@ def test_no_unit_has_failed(host: Any) -> None:
 
 def test_sockets_listen_where_intended_only(server: Server, host: Any) -> None:
     tcp = listeners(host, "t")
-    assert {port for address, port, _ in tcp if not is_loopback(address)} == public_ports(server)
+    assert {port for address, port, _programs in tcp if not is_loopback(address)} == public_ports(server)
     # the resolver, IMAP for the webmail, Rspamd's milter and controller
-    assert {port for address, port, _ in tcp if is_loopback(address)} == {53, 143, 11332, 11334}
-    assert {port for _, port, programs in tcp if '"rspamd"' in programs} == {11332, 11334}
-    assert [port for _, port, programs in tcp if '"postgres"' in programs or '"redis-server"' in programs] == []
-    assert {(is_loopback(address), port) for address, port, _ in listeners(host, "u")} == {(True, 53)}
+    assert {port for address, port, _programs in tcp if is_loopback(address)} == {53, 143, 11334}
+    assert {port for _address, port, programs in tcp if '"rspamd"' in programs} == {11334}
+    assert [port for _address, port, programs in tcp if '"postgres"' in programs or '"redis-server"' in programs] == []
+    assert {(is_loopback(address), port) for address, port, _programs in listeners(host, "u")} == {(True, 53)}
 
 
 def test_only_the_public_ports_can_be_reached(server: Server, host: Any) -> None:
@@ -92,7 +92,7 @@ def test_only_the_public_ports_can_be_reached(server: Server, host: Any) -> None
         host.check_output(
             f"timeout 20 sh -c 'until ss -Hltn sport = :{open_port} | grep -q LISTEN; do sleep 0.1; done'"
         )
-        listening = {port for _, port, _ in listeners(host, "t")}
+        listening = {port for _address, port, _programs in listeners(host, "t")}
         ports = sorted(listening | public_ports(server) | {110, 143, 995, 5432, 6379})
         assert open_port in listening
         with ThreadPoolExecutor(len(ports)) as pool:
