@@ -38,7 +38,9 @@ service lmtp {
 }
 CONF
 for i in $(seq 0 %(last)d); do id u$i >/dev/null 2>&1 || useradd --create-home u$i; done
-systemctl restart postfix dovecot rspamd
+systemctl restart dovecot rspamd
+timeout 30 sh -c 'until ss -Hltn sport = 11332 | grep -q .; do sleep 0.2; done'
+systemctl restart postfix
 """
 
 

@@ -95,7 +95,7 @@ def without_filter(lab: Lab) -> Iterator[None]:
     lab.ssh(HOST, "systemctl stop rspamd")
     yield
     lab.ssh(HOST, "systemctl start rspamd")
-    wait_until(lambda: lab.ssh(HOST, "ss -Hltn sport = :11332"), 60, "rspamd listens")
+    wait_until(lambda: lab.ssh(HOST, "ss -Hlx src /run/rspamd/milter.sock"), 60, "rspamd listens")
 
 
 @pytest.mark.usefixtures("without_filter")
