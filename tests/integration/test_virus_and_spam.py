@@ -83,7 +83,8 @@ def test_certain_spam_is_refused(stranger: Stranger, server: Server) -> None:
 @pytest.fixture(autouse=True)
 def no_greylist(server: Server) -> Iterator[None]:
     """Forget whom the greylist holds: after one suspicious message it is all mail from dave to bob, for two minutes."""
-    forget = "redis-cli -s /run/redis/redis-server.sock eval \"for _, k in ipairs(redis.call('keys', 'rg*')) do redis.call('del', k) end\" 0"
+    script = "for _, k in ipairs(redis.call('keys', 'rg*')) do redis.call('del', k) end"
+    forget = f'redis-cli -s /run/redis/redis-server.sock eval "{script}" 0'
     server.run(forget)
     yield
     server.run(forget)
@@ -137,6 +138,16 @@ def learnt(server: Server) -> dict[str, int]:
     return {name: int(word or 0) for name, word in zip(("spam", "ham"), words, strict=False)}
 
 
+def one_more(server: Server, kind: str, before: dict[str, int], what: str) -> dict[str, int]:
+    """Wait until one more message of the kind has been learnt; gives the counts."""
+
+    def probe() -> dict[str, int] | None:
+        now = learnt(server)
+        return now if now[kind] == before[kind] + 1 else None
+
+    return wait_until(probe, 15, what)
+
+
 def move(server: Server, subject: str, source: str, target: str, command: str) -> None:
     with server.lab.imap(BOB, server.name) as box:
         assert box.select(source)[0] == "OK"
@@ -144,7 +155,7 @@ def move(server: Server, subject: str, source: str, target: str, command: str) -
         assert len(numbers) == 1
         number = numbers[0].decode()
         if command == "MOVE":
-            assert box._simple_command("MOVE", number, target)[0] == "OK"  # type: ignore[attr-defined]
+            assert box._simple_command("MOVE", number, target)[0] == "OK"
         else:
             assert box.copy(number, target)[0] == "OK"
             box.store(number, "+FLAGS", "\\Deleted")
@@ -161,16 +172,16 @@ def test_moving_teaches(stranger: Stranger, server: Server, command: str) -> Non
     before = learnt(server)
 
     move(server, subject, "INBOX", "Junk", command)
-    spam = wait_until(lambda: (now := learnt(server))["spam"] == before["spam"] + 1 and now, 15, "one more spam")
+    spam = one_more(server, "spam", before, "one more spam")
     assert spam["ham"] == before["ham"]
 
     # bob thinks better of it: the message is unlearnt as spam
     move(server, subject, "Junk", "INBOX", command)
-    ham = wait_until(lambda: (now := learnt(server))["ham"] == before["ham"] + 1 and now, 15, "one more ham")
+    ham = one_more(server, "ham", before, "one more ham")
     assert ham["spam"] == before["spam"]
 
     move(server, subject, "INBOX", "Junk", command)
-    again = wait_until(lambda: (now := learnt(server))["spam"] == before["spam"] + 1 and now, 15, "spam again")
+    again = one_more(server, "spam", before, "spam again")
 
     # throwing away says nothing; a second, learnt message shows that the first was looked at
     move(server, subject, "Junk", "Trash", command)
@@ -178,7 +189,7 @@ def test_moving_teaches(stranger: Stranger, server: Server, command: str) -> Non
     assert deliver(stranger, marker.as_string()).startswith("250")
     wait_until(lambda: server.subjects(BOB, str(marker["Subject"])), 30, "the marker")
     move(server, str(marker["Subject"]), "INBOX", "Junk", command)
-    last = wait_until(lambda: (now := learnt(server))["spam"] == again["spam"] + 1 and now, 15, "the marker learnt")
+    last = one_more(server, "spam", again, "the marker learnt")
     assert last["ham"] == again["ham"]
     print(f"  learnt: {before} -> spam {spam} -> ham {ham} -> spam {again} -> trash, marker {last}")
     server.discard(BOB, subject, "Trash", "Junk", "INBOX")
