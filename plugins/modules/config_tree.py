@@ -21,7 +21,7 @@ description:
     is changed. A failed check leaves the host as it was.
   - Files are then swapped by rename. What an earlier run wrote and is no longer wanted is removed.
   - Units are reloaded only when their files changed and restarted only where a reload does not suffice.
-    When a unit does not come up, files and units are put back.
+    When a unit does not come up, or does not accept connections where it should, files and units are put back.
   - A run that was killed is finished by the next one.
 notes:
   - C(ansible_managed) is the variable of that name, or else the configured text without its placeholders expanded,
@@ -126,6 +126,13 @@ options:
         type: list
         elements: str
         default: ["*"]
+      listens:
+        description:
+          - Where the unit accepts connections when it is up, as IPv4 address and port or as path of a Unix socket.
+          - Waited for after the unit was started, restarted or reloaded; if it does not come, all is put back.
+        type: list
+        elements: str
+        default: []
   files:
     description: The rendered files. Filled in on the controller, not by users.
     type: list
@@ -156,7 +163,7 @@ EXAMPLES = r"""
     commands:
       - {run: "sievec /etc/dovecot/sieve", paths: [/etc/dovecot/sieve/*]}
     units:
-      - {name: postfix.service, restart_on: [/etc/postfix/master.cf]}
+      - {name: postfix.service, restart_on: [/etc/postfix/master.cf], listens: ["127.0.0.1:25"]}
 
 - name: Keep a timer off
   mailwright.server.config_tree:
@@ -244,6 +251,7 @@ def main() -> None:
                     "enabled": {"type": "bool"},
                     "restart_on": {"type": "list", "elements": "str", "default": []},
                     "reload_on": {"type": "list", "elements": "str", "default": ["*"]},
+                    "listens": {"type": "list", "elements": "str", "default": []},
                 },
             },
             "files": {

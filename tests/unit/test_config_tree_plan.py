@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import base64
+import socket
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,11 +25,13 @@ from ansible_collections.mailwright.server.plugins.module_utils.config_tree.plan
 )
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.settings import SettingsError, parse
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.stage import overlay_points, redact
+from ansible_collections.mailwright.server.plugins.module_utils.config_tree.systemd import not_accepting
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.units import (
     Action,
     Unit,
     UnitState,
     decide,
+    failures,
     full_name,
     parse_show,
     undo,
@@ -143,6 +148,39 @@ def test_decide(unit: Unit, state: UnitState, changed: list[str], switch: str, a
 def test_undo_puts_back() -> None:
     assert undo(Action("x", "enable", "start")) == Action("x", "disable", "stop")
     assert undo(Action("x", "", "reload")).act == "reload-or-restart"
+
+
+@pytest.mark.parametrize(
+    ("state", "before", "reason"),
+    [
+        (UP, 0, None),
+        (replace(UP, restarts=3), 3, None),
+        (replace(UP, restarts=1), 0, "active (running), after it ended and systemd started it again"),
+        (DOWN, 0, "inactive (dead)"),
+        (UnitState(), 0, "not-found"),
+    ],
+)
+def test_a_unit_that_is_down_or_was_started_again_has_failed(state: UnitState, before: int, reason: str | None) -> None:
+    found = failures([Action("x.service", "", "reload")], {"x.service": state}, {"x.service": before})
+    assert found == ({} if reason is None else {"x.service": reason})
+
+
+def test_addresses_at_which_nobody_listens_are_told(tmp_path: Path) -> None:
+    path, gone = str(tmp_path / "socket"), str(tmp_path / "gone")
+    with socket.socket(socket.AF_UNIX) as unix, socket.create_server(("127.0.0.1", 0)) as tcp:
+        unix.bind(path)
+        unix.listen()
+        port = tcp.getsockname()[1]
+        assert not_accepting([path, gone, f"127.0.0.1:{port}"]) == [gone]
+    assert not_accepting([path, f"127.0.0.1:{port}"]) == [path, f"127.0.0.1:{port}"]
+
+
+@pytest.mark.parametrize("address", ["25", "localhost:25", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "x/y", ""])
+def test_an_address_is_a_path_or_an_ipv4_address_with_port(address: str) -> None:
+    unit = {"name": "x", "listens": ["127.0.0.1:25", "/run/x.sock", address]}
+    with pytest.raises(SettingsError) as caught:
+        parse({"name": "x", "files": [], "units": [unit]})
+    assert str(caught.value).startswith(f"units[0].listens: {address!r} must be an IPv4 address with a port")
 
 
 def test_parse_show_reads_blocks_in_the_order_asked() -> None:
@@ -285,7 +323,7 @@ def test_diff_shows_metadata_links_and_binaries() -> None:
 
 
 def test_redact_removes_quoted_lines_and_values() -> None:
-    secret = b"# comment stays\npassword = hunter22\nkey \"quoted-value\"\n"
+    secret = b'# comment stays\npassword = hunter22\nkey "quoted-value"\n'
     text = 'bad line: password = hunter22\nnear "quoted-value" and hunter22; # comment stays'
     cleaned = redact(text, [secret])
     assert "hunter22" not in cleaned

@@ -287,13 +287,16 @@ class Run:
             raise ConfigTreeError("; ".join(wrong))
         actions = [a for a in (decide(u, states[u.name], changed) for u in units) if a.switch or a.act]
         problems = self.systemd.act(actions, done)
-        failed = {} if problems else self.systemd.wait(actions)
+        failed = {} if problems else self.systemd.wait(actions, self._listens())
         if problems or failed:
             lines = problems + [f"{name} is {state}" for name, state in failed.items()]
             names = list(failed) or [a.name for a in actions if any(a.name in p for p in problems)]
             journal = "\n".join(f"journal of {n}:\n{self.systemd.journal(n)}" for n in names)
             raise ConfigTreeError(self._redacted("\n".join(lines) + "\n" + journal))
         return {a.name: a.outcome for a in actions}
+
+    def _listens(self) -> dict[str, tuple[str, ...]]:
+        return {unit.name: unit.listens for unit in self.settings.units}
 
     def _put_back(
         self, plan: Plan, owned: Mapping[str, str], swap: Swap, done: Sequence[Action], ran: Sequence[Command]
@@ -319,7 +322,7 @@ class Run:
                 # A unit that failed too often is refused a start, and one that is gone again must not stay failed.
                 self.systemd.call("reset-failed", "--", name)
             problems += self.systemd.act(raising, [], carry_on=True)
-            problems += [f"{name} is {state}" for name, state in self.systemd.wait(raising).items()]
+            problems += [f"{name} is {state}" for name, state in self.systemd.wait(raising, self._listens()).items()]
         except (ConfigTreeError, OSError) as error:
             problems.append(str(error))
         return problems

@@ -84,6 +84,15 @@ def _argv(value: str, where: str, errors: list[str]) -> tuple[str, ...]:
     return argv
 
 
+def _address_error(address: str) -> str:
+    if address.startswith("/"):
+        return ""
+    host, _colon, port = address.rpartition(":")
+    if not re.fullmatch(r"\d{1,3}(\.\d{1,3}){3}", host) or not port.isdecimal() or not 0 < int(port) < 65536:
+        return "must be an IPv4 address with a port, such as 127.0.0.1:25, or the path of a Unix socket"
+    return ""
+
+
 def parse(params: Mapping[str, Any]) -> Settings:
     """Check the module's parameters and convert them.
 
@@ -146,6 +155,8 @@ def parse(params: Mapping[str, Any]) -> Settings:
         unit = full_name(item["name"])
         if any(u.name == unit for u in units):
             errors.append(f"units[{index}].name: {item['name']!r} is given twice")
+        listens = tuple(item.get("listens") or ())
+        errors += [f"units[{index}].listens: {a!r} {problem}" for a in listens if (problem := _address_error(a))]
         started = (item.get("state") or "started") == "started"
         enabled = item.get("enabled")
         units.append(
@@ -155,6 +166,7 @@ def parse(params: Mapping[str, Any]) -> Settings:
                 enabled=started if enabled is None else enabled,
                 restart_on=tuple(item.get("restart_on") or ()),
                 reload_on=("*",) if item.get("reload_on") is None else tuple(item["reload_on"]),
+                listens=listens,
             )
         )
     if errors:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.plan import ConfigTreeError
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.stage import SEARCH_PATH, run_program
@@ -21,11 +22,25 @@ from ansible_collections.mailwright.server.plugins.module_utils.config_tree.unit
 )
 
 JOB_SECONDS = 300.0
-SETTLE_SECONDS = 15.0
+SETTLE_SECONDS = 30.0
 # A unit of these types counts as active before its program has read its configuration, and a reload that only
 # sends a signal as done; systemd.service(5).
 _UNPROVEN_TYPES = ("simple", "exec", "idle")
+_SIGNALS = ("reload", "reload-or-restart")
 _UNPROVEN_SECONDS = 1.0
+
+
+def not_accepting(addresses: Sequence[str]) -> list[str]:
+    """Return those of the addresses, HOST:PORT or the path of a Unix socket, at which nobody accepts a connection."""
+    closed = []
+    for address in addresses:
+        family = socket.AF_UNIX if address.startswith("/") else socket.AF_INET
+        host, _colon, port = address.rpartition(":")
+        with socket.socket(family, socket.SOCK_STREAM) as client:
+            client.settimeout(2.0)
+            if client.connect_ex(address if family == socket.AF_UNIX else (host, int(port))):
+                closed.append(address)
+    return closed
 
 
 class Systemd:
@@ -79,21 +94,30 @@ class Systemd:
                     return problems
         return problems
 
-    def wait(self, actions: Sequence[Action]) -> dict[str, str]:
-        """Wait until the units acted upon are up; return unit -> state for those that are not."""
+    def wait(self, actions: Sequence[Action], listens: Mapping[str, Sequence[str]]) -> dict[str, str]:
+        """Wait until the units acted upon are up and accept connections; return unit -> state for those that do not.
+
+        ``listens`` holds each unit's addresses, HOST:PORT or the path of a Unix socket.
+        """
         watched = [a for a in actions if a.act in RAISING]
         if not watched:
             return {}
         names = [a.name for a in watched]
-        deadline = time.monotonic() + SETTLE_SECONDS
         states = self.show(names)
-        if any(states[name].kind in _UNPROVEN_TYPES for name in names):
+        restarts = {name: states[name].restarts for name in names}
+        if any(a.act in _SIGNALS or states[a.name].kind in _UNPROVEN_TYPES for a in watched):
             time.sleep(_UNPROVEN_SECONDS)
             states = self.show(names)
-        while any(states[n].active in ("activating", "deactivating") for n in names) and time.monotonic() < deadline:
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            failed = failures(watched, states, restarts)
+            moving = any(states[n].active in ("activating", "deactivating") for n in names)
+            silent = {n: closed for n in names if n not in failed and (closed := not_accepting(listens.get(n, ())))}
+            if not (moving or silent) or (failed and not moving) or time.monotonic() > deadline:
+                closed = {n: f"up but does not accept connections at {', '.join(where)}" for n, where in silent.items()}
+                return {**closed, **failed}
             time.sleep(0.2)
             states = self.show(names)
-        return failures(watched, states)
 
     def journal(self, name: str) -> str:
         """Return the unit's last 20 journal lines."""

@@ -16,6 +16,7 @@ PROPERTIES = (
     "CanReload",
     "InactiveEnterTimestampMonotonic",
     "LoadState",
+    "NRestarts",
     "RemainAfterExit",
     "Result",
     "SubState",
@@ -50,6 +51,8 @@ class Unit:
     enabled: bool = True
     restart_on: tuple[str, ...] = ()
     reload_on: tuple[str, ...] = ("*",)
+    # HOST:PORT or the path of a Unix socket, where it accepts connections once it is up.
+    listens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class UnitState:
     can_reload: bool = False
     kind: str = ""
     finished: bool = False
+    # How often systemd started it again by itself.
+    restarts: int = 0
 
     @property
     def running(self) -> bool:
@@ -130,6 +135,7 @@ def parse_show(text: str, names: Sequence[str]) -> dict[str, UnitState]:
             and keys.get("ActiveState") == "inactive"
             and keys.get("Result") == "success"
             and keys.get("InactiveEnterTimestampMonotonic", "0") not in ("0", ""),
+            restarts=int(keys.get("NRestarts") or 0),
         )
     return states
 
@@ -174,11 +180,20 @@ def needs_daemon_reload(changed: Collection[str]) -> bool:
     return any(matches(path, UNIT_DIRECTORIES) for path in changed)
 
 
-def failures(actions: Sequence[Action], states: Mapping[str, UnitState]) -> dict[str, str]:
-    """Return unit -> reason for every unit that should be up after ``actions`` and is not."""
+def failures(
+    actions: Sequence[Action], states: Mapping[str, UnitState], restarts: Mapping[str, int]
+) -> dict[str, str]:
+    """Return unit -> reason for every unit that should be up after ``actions`` and is not.
+
+    ``restarts`` is how often systemd had started each by itself right after the action: one more is a crash.
+    """
     wrong = {}
     for action in actions:
         state = states[action.name]
-        if action.act in RAISING and not state.running:
+        if action.act not in RAISING:
+            continue
+        if state.restarts > restarts[action.name]:
+            wrong[action.name] = f"{state.active} ({state.sub}), after it ended and systemd started it again"
+        elif not state.running:
             wrong[action.name] = f"{state.active} ({state.sub})" if state.load == "loaded" else state.load
     return wrong
