@@ -35,7 +35,8 @@ PRODUCTS = {
 }
 
 # What services keep as their data once they run.
-DATA = re.compile(r"/var/(cache|spool|vmail|lib/(postgresql|redis|rspamd|clamav|fail2ban|postfix|dovecot|nginx|php|unbound))(/.*)?")
+SERVICES = "postgresql|redis|rspamd|clamav|fail2ban|postfix|dovecot|nginx|php|unbound"
+DATA = re.compile(rf"/var/(cache|spool|vmail|lib/({SERVICES}))(/.*)?")
 
 
 @dataclass
@@ -163,6 +164,7 @@ def installed(host: Target, plan: Listed, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def applied(host: Target, installed: dict[str, str]) -> Listed:
+    assert installed
     return read(host.site("--diff"))
 
 
@@ -324,7 +326,8 @@ def test_a_feature_goes_and_comes_back_as_planned(host: Target, wanted: bool) ->
     assert {path for path in changed if "directory" not in (before | after)[path]} == planned.files
     assert "/etc/clamav/clamd.conf" in planned.files
     assert not any((planned.rows, planned.packages, planned.keys, planned.secrets))
-    states = host.ssh(f"systemctl is-enabled {' '.join(CLAMAV_UNITS)}; systemctl is-active {CLAMAV_UNITS[0]}", check=False)
+    ask = f"systemctl is-enabled {' '.join(CLAMAV_UNITS)}; systemctl is-active {CLAMAV_UNITS[0]}"
+    states = host.ssh(ask, check=False)
     if wanted:
         assert states.split() == ["enabled"] * 3 + ["active"]
         assert planned.units["clamav-daemon.service"] == "started"
