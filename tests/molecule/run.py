@@ -21,8 +21,8 @@ sys.path.insert(0, str(CHECKOUT / "tests/lab"))
 import lab  # noqa: E402
 
 STATE = CHECKOUT / ".cache/molecule"
-# what Molecule says when a step begins and ends
-STEP = re.compile(r"^\w+ +\[[\w-]+ > (?P<step>\w+)] (?:\x1b\[[\d;]*m)?(?P<what>Executing|Executed: \w+)")
+# what Molecule says when a step begins, is left out, and ends
+STEP = re.compile(r"^\w+ +\[[\w-]+ > (?P<step>\w+)] (?:\x1b\[[\d;]*m)?(?P<what>Executing|Skipping|Executed: \w+)")
 TAIL = 80
 
 
@@ -54,16 +54,18 @@ def molecule(scenario: str, *arguments: str, verbose: bool) -> bool:
     ):  # fmt: skip
         try:
             assert process.stdout is not None
-            began = time.monotonic()
+            began, result = time.monotonic(), ""
             for line in process.stdout:
                 log.write(line)
                 if verbose:
                     print(line, end="", flush=True)
                 elif found := STEP.match(line):
                     if found["what"] == "Executing":
-                        began = time.monotonic()
+                        began, result = time.monotonic(), ""
+                    elif found["what"] == "Skipping":
+                        result = "skipped"
                     else:
-                        result = found["what"].removeprefix("Executed: ").lower()
+                        result = result or found["what"].removeprefix("Executed: ").lower()
                         say(f"{scenario}: {found['step']} {result} ({time.monotonic() - began:.0f} s)")
         except BaseException:
             process.terminate()
