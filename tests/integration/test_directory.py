@@ -51,6 +51,7 @@ def start(name: str, arguments: dict[str, Any], into: Path, check: bool = False)
     """Starts the module through Ansible; its result comes into the directory."""
     into.mkdir(exist_ok=True)
     environment = os.environ | {
+        "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
         "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"),
         "ANSIBLE_PIPELINING": "true",
         "ANSIBLE_SSH_ARGS": " ".join([*SSH, "-o ControlMaster=auto -o ControlPersist=60s"]),
