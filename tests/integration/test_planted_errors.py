@@ -214,11 +214,11 @@ def serves(host: Target, role: str) -> None:
     else:
         context = host.lab.tls()
         context.check_hostname = False
-        connection = http.client.HTTPSConnection(host.lab.address(host.name), timeout=30, context=context)
+        web = http.client.HTTPSConnection(host.lab.address(host.name), timeout=30, context=context)
         # nginx answers to its own name only
-        connection.sock = _connect(host, context)
-        connection.request("GET", "/", headers={"Host": HOSTNAME})
-        page = connection.getresponse()
+        web.sock = _connect(host, context)
+        web.request("GET", "/", headers={"Host": HOSTNAME})
+        page = web.getresponse()
         assert page.status == 200
         assert b"rcmloginuser" in page.read()
 

@@ -114,8 +114,8 @@ class Systemd:
             moving = any(states[n].active in ("activating", "deactivating") for n in names)
             silent = {n: closed for n in names if n not in failed and (closed := not_accepting(listens.get(n, ())))}
             if not (moving or silent) or (failed and not moving) or time.monotonic() > deadline:
-                closed = {n: f"up but does not accept connections at {', '.join(where)}" for n, where in silent.items()}
-                return {**closed, **failed}
+                deaf = {n: f"up but does not accept connections at {', '.join(where)}" for n, where in silent.items()}
+                return {**deaf, **failed}
             time.sleep(0.2)
             states = self.show(names)
 
