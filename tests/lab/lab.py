@@ -125,10 +125,13 @@ def run(*argv: str | Path, **options: object) -> subprocess.CompletedProcess[str
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file in one step: others may be reading it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=mode)
-    path.chmod(mode)
-    path.write_text(text)
+    stage = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    stage.touch(mode=mode)
+    stage.chmod(mode)
+    stage.write_text(text)
+    stage.rename(path)
 
 
 @contextmanager
