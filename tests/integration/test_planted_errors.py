@@ -387,6 +387,7 @@ def test_a_service_that_does_not_come_up_is_put_back(
 # --- a host that has nothing yet ------------------------------------------------------------------------------------
 
 
+@pytest.mark.faults
 def test_after_an_error_on_a_bare_host_a_good_apply_succeeds(tmp_path: Path) -> None:
     """Each service's first configuration fails once, then comes up."""
     with bare_host("mxbare", tmp_path) as host:
