@@ -125,6 +125,7 @@ def imap_guesses(request: Request) -> list[str]:
 
 def submission_guesses(request: Request) -> list[str]:
     """AUTH PLAIN on port 465, each password in a connection of its own."""
+
     def guess(pair: tuple[str, str]) -> str:
         token = base64.b64encode("\0".join(("", *pair)).encode()).decode()
         steps = [{}, {"send": "EHLO stranger.example\r\n"}, {"send": f"AUTH PLAIN {token}\r\n"}]

@@ -1,7 +1,7 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A service is down: nothing is lost, nothing passes unfiltered, and all goes on when it is back. See docs/outages.md."""
+"""A service is down: nothing is lost, nothing passes unfiltered, all goes on when it is back (docs/outages.md)."""
 
 from __future__ import annotations
 
@@ -50,11 +50,12 @@ class Outage:
 CLAMD = "clamav-daemon.socket clamav-daemon.service"
 OUTAGES = {
     "clamd": Outage(
-        f"systemctl stop {CLAMD}", "systemctl start clamav-daemon.service", False, "4.7.1 Virus scanner", "451 4.7.1", True, 60
+        f"systemctl stop {CLAMD}", "systemctl start clamav-daemon.service", False,
+        "4.7.1 Virus scanner", "451 4.7.1", True, 60,
     ),
     "signatures": Outage(
-        f"systemctl stop {CLAMD} && mv /var/lib/clamav /var/lib/clamav.kept && install -d -o clamav -g clamav /var/lib/clamav"
-        " && systemctl start clamav-daemon.service",
+        f"systemctl stop {CLAMD} && mv /var/lib/clamav /var/lib/clamav.kept"
+        " && install -d -o clamav -g clamav /var/lib/clamav && systemctl start clamav-daemon.service",
         # nobody starts clamd here: it finds the signatures that freshclam brings
         "cp -a /var/lib/clamav.kept/. /var/lib/clamav/ && rm -r /var/lib/clamav.kept", False,
         "4.7.1 Virus scanner", "451 4.7.1", True, 60,
@@ -63,7 +64,8 @@ OUTAGES = {
         "systemctl stop rspamd", "systemctl start rspamd", False, "4.7.1 Service unavailable", "454 4.3.0", True, 60
     ),
     "postgresql": Outage(
-        "systemctl stop postgresql@17-main", "systemctl start postgresql@17-main", False, "4.3.0", "451 4.3.0", None, 120
+        "systemctl stop postgresql@17-main", "systemctl start postgresql@17-main", False,
+        "4.3.0", "451 4.3.0", None, 120,
     ),
     "redis": Outage("systemctl stop redis-server", "systemctl start redis-server", True, "", "250", True, 60),
     "unbound": Outage("systemctl stop unbound", "systemctl start unbound", False, "4.1.8", "250", True, 90),
@@ -93,6 +95,12 @@ def submits(server: Server, mail: EmailMessage) -> str:
         return f"{code} {words.decode()}"
     except (OSError, smtplib.SMTPException) as error:
         return f"no answer: {error}"
+
+
+def answered(dave: Correspondent) -> bool:
+    """Whether peer holds all its messages, each with what the server under test said."""
+    held = dave.queue()
+    return len(held) == NUMBER + 1 and all(held.values())
 
 
 @contextlib.contextmanager
@@ -135,10 +143,8 @@ def test_outage(server: Server, dave: Correspondent, token: str, timer: Timer, n
                 wait_until(lambda: server.subjects(BOB, token) == sorted([*expected, f"{token} submitted"]), 60, "mail")
                 timer.say(f"{name} down: mail arrives")
             else:
-                answers = wait_until(
-                    lambda: (held := dave.queue()) and len(held) == NUMBER + 1 and all(held.values()) and held,
-                    90, "four messages with an answer in peer's queue",
-                )  # fmt: skip
+                wait_until(lambda: answered(dave), 90, "four messages with an answer in peer's queue")
+                answers = dave.queue()
                 timer.say(f"{name} down: the sender sees {sorted(set(answers.values()))}")
                 assert all(outage.answer in answer for answer in answers.values())
                 if entered:
