@@ -104,7 +104,7 @@ def test_a_failed_rename_restores_files_links_and_directories(host: Host) -> Non
 
     def block(*arguments: Any, **options: Any) -> Any:
         # Between plan and swap a directory appears where the last file is to go.
-        (host.etc / "z").mkdir()
+        (host.etc / "z").mkdir(exist_ok=True)
         return show(*arguments, **options)
 
     run.systemd.show = block  # type: ignore[method-assign]

@@ -318,7 +318,12 @@ class Run:
             for command in ran:
                 run_program(command.argv, COMMAND_SECONDS)
             raising = [a for a in undone if a not in ending]
-            for name in {a.name for a in undone}:
+            names = sorted({a.name for a in undone})
+            states = self.systemd.show(names)
+            for name in names:
+                if not states[name].running:
+                    # It may be about to be started again, and that job would fail beneath ours.
+                    self.systemd.call("stop", "--", name)
                 # A unit that failed too often is refused a start, and one that is gone again must not stay failed.
                 self.systemd.call("reset-failed", "--", name)
             problems += self.systemd.act(raising, [], carry_on=True)

@@ -112,8 +112,9 @@ class Systemd:
         while True:
             failed = failures(watched, states, restarts)
             moving = any(states[n].active in ("activating", "deactivating") for n in names)
+            crashed = any(states[n].restarts > restarts[n] for n in names)
             silent = {n: closed for n in names if n not in failed and (closed := not_accepting(listens.get(n, ())))}
-            if not (moving or silent) or (failed and not moving) or time.monotonic() > deadline:
+            if not (moving or silent) or crashed or (failed and not moving) or time.monotonic() > deadline:
                 deaf = {n: f"up but does not accept connections at {', '.join(where)}" for n, where in silent.items()}
                 return {**deaf, **failed}
             time.sleep(0.2)
