@@ -308,9 +308,10 @@ def telling(plant: Plant) -> set[str]:
     """What a message may hold so that one finds the error: the file's name, or a word that came with the error."""
     good = (CHECKOUT / plant.source).read_text()
     name = plant.target.rpartition("/")[2]
-    words = set(re.findall(r"[\w-]{4,}", plant.edit(good))) - set(re.findall(r"[\w-]{4,}", good))
-    # a sieve script is named without its suffix
-    return {plant.target, name.removesuffix(".sieve"), *words} - {"mailwright.conf"}
+    word = r"""[^\s"'=(){};,]{3,}"""
+    words = set(re.findall(word, plant.edit(good))) - set(re.findall(word, good))
+    # some programs name a file without its suffix
+    return {plant.target, name, name.rpartition(".")[0] or name, *words} - {"mailwright.conf", "mailwright"}
 
 
 MACROS = sorted(path.relative_to(CHECKOUT).as_posix() for path in CHECKOUT.glob("roles/*/templates/_macros/*.j2"))
