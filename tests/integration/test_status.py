@@ -104,7 +104,7 @@ def test_a_stopped_filter_is_named_and_mail_waits(lab: Lab, status: Status) -> N
     assert done.returncode != 0
     found = status.not_ok()
     assert set(found) == {("services", "rspamd"), ("delivery", "message")}
-    assert re.search(r"^  FAIL  services +rspamd: inactive", done.stdout, re.MULTILINE)
+    assert re.search(r"^  FAIL  services +rspamd: (inactive|failed)", done.stdout, re.MULTILINE)
     assert found["delivery", "message"]["summary"].startswith("not accepted on port 25: 451 4.7.1")
     assert probe_mail(lab) == ""
 
@@ -116,7 +116,8 @@ def revoked(lab: Lab) -> Iterator[tuple[str, str]]:
     line = lab.ssh(HOST, "grep -h _domainkey.globex.test. /etc/mailwright/dns/records.zone").strip()
     name, ttl, _class, _type, value = line.split(None, 4)
     record = dns.rrset.from_text(name, int(ttl), "IN", dns.rdatatype.TXT, value)
-    forget = f"unbound-control -q flush_zone {name}"
+    # the whole zone: from its cached NSEC records the resolver concludes by itself that a name is not there (RFC 8198)
+    forget = "unbound-control -q flush_zone globex.test"
     try:
         zones.send(lab.address("ns1"), tsig, "globex.test.", [record], delete=True)
         lab.ssh(HOST, forget)
