@@ -365,7 +365,10 @@ def start_host(lab: Lab, name: str) -> float:
             stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
         )  # fmt: skip
     record(pid_file, process.pid)
-    wait_for(lab.address(name), 22, 30, f"{name} (see {host_dir(name)}/console.log)")
+    try:
+        wait_for(lab.address(name), 22, 90, name)
+    except SystemExit as error:
+        raise SystemExit(f"{error}; its console:\n{(host_dir(name) / 'console.log').read_text()[-2000:]}") from None
     return time.monotonic() - started
 
 
