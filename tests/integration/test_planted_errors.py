@@ -308,8 +308,13 @@ def telling(plant: Plant) -> set[str]:
     """What a message may hold so that one finds the error: the file's name, or a word that came with the error."""
     good = (CHECKOUT / plant.source).read_text()
     name = plant.target.rpartition("/")[2]
-    word = r"""[^\s"'=(){};,]{3,}"""
-    words = set(re.findall(word, plant.edit(good))) - set(re.findall(word, good))
+    edited = plant.edit(good)
+    # whole settings, and their parts: a program may quote either
+    words = {
+        found
+        for word in (r"""[^\s"'=(){};,]{3,}""", r"[\w-]{4,}")
+        for found in set(re.findall(word, edited)) - set(re.findall(word, good))
+    }
     # some programs name a file without its suffix
     return {plant.target, name, name.rpartition(".")[0] or name, *words} - {"mailwright.conf", "mailwright"}
 
