@@ -91,6 +91,7 @@ class Server:
             with self.imap(user, password) as box:
                 box.select("INBOX", readonly=True)
                 numbers = box.search(None, "HEADER", "Subject", f'"{mail["Subject"]}"')[1][0].split()
+                # imaplib's types allow None and plain bytes, which a FETCH of a found number does not give
                 return box.fetch(numbers[0].decode(), "(BODY.PEEK[])")[1][0][1] if numbers else None  # type: ignore[index, return-value]
 
         return wait_until(found, seconds, f"{mail['Subject']} in the inbox of {user}")

@@ -180,6 +180,7 @@ def port_probes(hostname: str, addresses: Sequence[str], features: Mapping[str, 
         port_probe(
             name,
             [*addresses, "127.0.0.1"] if port == 25 and "127.0.0.1" not in addresses else addresses,
+            # mypy cannot infer a lambda with a default, which binds this turn's port
             lambda address, port=port: smtp.probe(port, hostname, address, CONNECTION),  # type: ignore[misc]
         )
         for port, name in smtp.NAMES.items()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ansible_collections.mailwright.server.plugins.module_utils.probes.result import Result, judge, worst
 
+# mount points to look at; nothing is written below /tmp
 PATHS = ("/", "/boot", "/tmp", "/var", "/var/log", "/var/vmail", "/var/spool/postfix", "/var/lib/postgresql")  # noqa: S108
 WARN, FAIL = 85.0, 95.0
 
