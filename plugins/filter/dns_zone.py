@@ -47,7 +47,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.mailwright.server.plugins.module_utils.dns.records import record_set, zone_text
+from ansible_collections.mailwright.server.plugins.module_utils.dns.records import record_set
+from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import zone_text
 
 
 def dns_zone(model: Mapping[str, Any], dkim_keys: Mapping[str, Mapping[str, Any]]) -> str:

@@ -17,12 +17,8 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.mailwright.server.plugins.filter.dns_zone import FilterModule
 from ansible_collections.mailwright.server.plugins.module_utils.dns.names import domain_error, selector_error
-from ansible_collections.mailwright.server.plugins.module_utils.dns.records import (
-    RRset,
-    record_set,
-    text_value,
-    zone_text,
-)
+from ansible_collections.mailwright.server.plugins.module_utils.dns.records import record_set
+from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value, zone_text
 from dns.rdata import Rdata
 from dns.rdtypes.ANY.TXT import TXT
 from hypothesis import given

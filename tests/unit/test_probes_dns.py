@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.mailwright.server.plugins.module_utils.dns.records import RRset, record_set, text_value
+from ansible_collections.mailwright.server.plugins.module_utils.dns.records import record_set
+from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value
 from ansible_collections.mailwright.server.plugins.module_utils.probes import dns
 from ansible_collections.mailwright.server.plugins.module_utils.probes.dns import Key, Reply
 from ansible_collections.mailwright.server.plugins.module_utils.probes.result import Result

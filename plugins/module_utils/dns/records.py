@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.mailwright.server.plugins.module_utils.dns.names import domain_error, selector_error
+from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value, zone_order
 
 DEFAULT_TTL = 3600
 MAX_NAME = 253
@@ -22,33 +22,6 @@ SERVICES: tuple[tuple[str, int, str | None], ...] = (
     ("_pop3s", 995, "pop3"),
     ("_sieve", 4190, None),
 )
-
-
-@dataclass(frozen=True)
-class RRset:
-    """All records of one name and type. `name` is absolute with its final dot, `ttl` is in seconds,
-    `values` are sorted record data in master-file form (RFC 1035 section 5.1)."""
-
-    name: str
-    type: str
-    ttl: int
-    values: tuple[str, ...]
-
-
-def text_value(text: str | bytes) -> str:
-    """Write a text as TXT record data: quoted strings of at most 255 octets each (RFC 1035 section 3.3.14).
-
-    A str is taken as UTF-8. Quote, backslash and what is not printable ASCII are escaped.
-    """
-    octets = text.encode() if isinstance(text, str) else text
-    chunks = [octets[start : start + 255] for start in range(0, len(octets), 255)] or [b""]
-    return " ".join(f'"{"".join(_character(octet) for octet in chunk)}"' for chunk in chunks)
-
-
-def _character(octet: int) -> str:
-    if octet in b'"\\':
-        return "\\" + chr(octet)
-    return chr(octet) if 0x20 <= octet <= 0x7E else f"\\{octet:03d}"
 
 
 def record_set(
@@ -87,7 +60,7 @@ def record_set(
         for service, port, feature in SERVICES:
             if feature is None or model["features"].get(feature, False):
                 add(f"{service}._tcp.{domain}", "SRV", f"0 1 {port} {hostname}.")
-    return sorted(found, key=_order)
+    return sorted(found, key=zone_order)
 
 
 def _errors(model: Mapping[str, Any], domains: list[str], dkim_keys: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -114,17 +87,3 @@ def _errors(model: Mapping[str, Any], domains: list[str], dkim_keys: Mapping[str
             if not right:
                 errors.append(f"addresses.{family}: {address!r} is not an IPv{version} address")
     return errors
-
-
-def _order(rrset: RRset) -> tuple[list[str], str]:
-    # Canonical DNS order (RFC 4034 section 6.1) keeps a domain's records together.
-    return rrset.name.rstrip(".").split(".")[::-1], rrset.type
-
-
-def zone_text(rrsets: list[RRset]) -> str:
-    """Write record sets as master-file lines (RFC 1035 section 5.1): absolute names, one record a line, sorted."""
-    return "".join(
-        f"{rrset.name} {rrset.ttl} IN {rrset.type} {value}\n"
-        for rrset in sorted(rrsets, key=_order)
-        for value in rrset.values
-    )

@@ -14,12 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.mailwright.server.plugins.module_utils.dkim.state import STATE_FILE, parse_state, record_text
-from ansible_collections.mailwright.server.plugins.module_utils.dns.records import (
-    RRset,
-    record_set,
-    text_value,
-    zone_text,
-)
+from ansible_collections.mailwright.server.plugins.module_utils.dns.records import record_set
+from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value, zone_text
 from ansible_collections.mailwright.server.plugins.module_utils.probes.result import Result, Status, worst
 
 try:
