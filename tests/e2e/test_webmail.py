@@ -100,7 +100,7 @@ def test_a_stranger_learns_nothing(lab: Lab, host: str) -> None:
     status, headers, page = get(lab, host, "/")
     assert status == 200
     assert "rcmloginuser" in page
-    assert upstream[0] not in page and f"rcversion\":{number}" not in page and "Roundcube Webmail" not in page
+    assert upstream[0] not in page and f'rcversion":{number}' not in page and "Roundcube Webmail" not in page
     assert "max-age=" in headers["Strict-Transport-Security"]
     assert headers["X-Frame-Options"].lower() == "sameorigin"
     assert "frame-ancestors 'self'" in headers["Content-Security-Policy"]

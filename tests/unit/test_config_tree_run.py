@@ -45,9 +45,7 @@ class Host:
         return Run(settings, check_mode=check_mode, want_diff=False, records=self.records).run()
 
     def tree(self) -> dict[str, Any]:
-        return {
-            str(p.relative_to(self.etc)): read_live(str(p)) for p in sorted(self.etc.rglob("*")) if not p.is_dir()
-        }
+        return {str(p.relative_to(self.etc)): read_live(str(p)) for p in sorted(self.etc.rglob("*")) if not p.is_dir()}
 
     def texts(self) -> dict[str, str]:
         return {name: found.content.decode() for name, found in self.tree().items()}

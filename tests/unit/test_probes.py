@@ -144,7 +144,12 @@ PAGE = 'HTTP/1.1 200 OK\nStrict-Transport-Security: max-age=1\n\n<input name="_p
         (443, True, "SSH-2.0-OpenSSH", ["does not speak HTTP"]),
         (443, True, "", ["does not speak HTTP"]),
         (80, True, f"HTTP/1.1 301 Moved\nLocation: https://{HOST}/\n\n", []),
-        (80, True, f"HTTP/1.1 302 Found\nLocation: https://{HOST}/\n\n", [f"302 https://{HOST}/, not 301 https://{HOST}/"]),
+        (
+            80,
+            True,
+            f"HTTP/1.1 302 Found\nLocation: https://{HOST}/\n\n",
+            [f"302 https://{HOST}/, not 301 https://{HOST}/"],
+        ),
         (80, True, "HTTP/1.1 200 OK\n\n", [f"200 , not 301 https://{HOST}/"]),
     ],
 )

@@ -53,20 +53,24 @@ def make_diff(
             after_header = f"{path} (removed)" if new is None else path
             if new is not None and old.kind != "file":
                 after_header = f"{path} ({new.owner}:{new.group} {new.mode:04o})"
-            entries.append({
-                "before_header": path if old.kind != "absent" else f"{path} (absent)",
-                "after_header": after_header,
-                "before": before,
-                "after": after,
-            })
+            entries.append(
+                {
+                    "before_header": path if old.kind != "absent" else f"{path} (absent)",
+                    "after_header": after_header,
+                    "before": before,
+                    "after": after,
+                }
+            )
         if new is not None and old.kind == "file" and (old.uid, old.gid, old.mode) != (new.uid, new.gid, new.mode):
             owner, group = names(old.uid, old.gid)
-            entries.append({
-                "before_header": f"{path} (attributes)",
-                "after_header": f"{path} (attributes)",
-                "before": _attributes(owner, group, old.mode),
-                "after": _attributes(new.owner, new.group, new.mode),
-            })
+            entries.append(
+                {
+                    "before_header": f"{path} (attributes)",
+                    "after_header": f"{path} (attributes)",
+                    "before": _attributes(owner, group, old.mode),
+                    "after": _attributes(new.owner, new.group, new.mode),
+                }
+            )
     return entries
 
 

@@ -180,9 +180,7 @@ def needs_daemon_reload(changed: Collection[str]) -> bool:
     return any(matches(path, UNIT_DIRECTORIES) for path in changed)
 
 
-def failures(
-    actions: Sequence[Action], states: Mapping[str, UnitState], restarts: Mapping[str, int]
-) -> dict[str, str]:
+def failures(actions: Sequence[Action], states: Mapping[str, UnitState], restarts: Mapping[str, int]) -> dict[str, str]:
     """Return unit -> reason for every unit that should be up after ``actions`` and is not.
 
     ``restarts`` is how often systemd had started each by itself right after the action: one more is a crash.

@@ -46,9 +46,7 @@ class Reply:
 Finding = tuple[Status, str]
 
 
-def wanted_by_owner(
-    model: Mapping[str, Any], keys: Mapping[str, Mapping[str, Any]]
-) -> dict[str, list[RRset]]:
+def wanted_by_owner(model: Mapping[str, Any], keys: Mapping[str, Mapping[str, Any]]) -> dict[str, list[RRset]]:
     """The derived record sets, apart for the host and for each enabled domain."""
     hostname = model["hostname"]
     host = record_set({**model, "domains": []}, {})
