@@ -107,9 +107,9 @@ options:
         type: str
         required: true
       state:
-        description: Whether the unit is to be up.
+        description: Whether the unit is to be up. V(unmanaged) leaves it as it is, and minds only O(units[].enabled).
         type: str
-        choices: [started, stopped]
+        choices: [started, stopped, unmanaged]
         default: started
       enabled:
         description: Whether the unit is to start at boot. Else, what O(units[].state) implies.
@@ -247,7 +247,7 @@ def main() -> None:
                 "default": [],
                 "options": {
                     "name": {"type": "str", "required": True},
-                    "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
+                    "state": {"type": "str", "choices": ["started", "stopped", "unmanaged"], "default": "started"},
                     "enabled": {"type": "bool"},
                     "restart_on": {"type": "list", "elements": "str", "default": []},
                     "reload_on": {"type": "list", "elements": "str", "default": ["*"]},

@@ -139,6 +139,8 @@ UNIT = Unit("x.service", restart_on=("/etc/x/master.cf",))
         (Unit("x.service", started=False, enabled=False), OFF, ["/etc/x/main.cf"], "", ""),
         (Unit("x.service", started=False, enabled=False), UnitState(), [], "", ""),
         (Unit("x.service", enabled=False), UP, [], "disable", ""),
+        (Unit("x.socket", started=None), OFF, ["/etc/systemd/system/x.socket.d/a.conf"], "enable", ""),
+        (Unit("x.socket", started=None), UnitState(load="loaded", file_state="enabled"), [], "", ""),
     ],
 )
 def test_decide(unit: Unit, state: UnitState, changed: list[str], switch: str, act: str) -> None:

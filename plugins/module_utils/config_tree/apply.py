@@ -281,7 +281,7 @@ class Run:
         wrong = [
             f"{u.name} {'is masked' if states[u.name].load == 'masked' else 'does not exist'}"
             for u in units
-            if u.started and states[u.name].load in ("masked", "not-found")
+            if u.started is not False and states[u.name].load in ("masked", "not-found")
         ]
         if wrong:
             raise ConfigTreeError("; ".join(wrong))

@@ -157,13 +157,13 @@ def parse(params: Mapping[str, Any]) -> Settings:
             errors.append(f"units[{index}].name: {item['name']!r} is given twice")
         listens = tuple(item.get("listens") or ())
         errors += [f"units[{index}].listens: {a!r} {problem}" for a in listens if (problem := _address_error(a))]
-        started = (item.get("state") or "started") == "started"
+        started = {"started": True, "stopped": False, "unmanaged": None}[item.get("state") or "started"]
         enabled = item.get("enabled")
         units.append(
             Unit(
                 unit,
                 started=started,
-                enabled=started if enabled is None else enabled,
+                enabled=started is not False if enabled is None else enabled,
                 restart_on=tuple(item.get("restart_on") or ()),
                 reload_on=("*",) if item.get("reload_on") is None else tuple(item["reload_on"]),
                 listens=listens,

@@ -47,7 +47,8 @@ class Unit:
     """A unit as it shall be. Globs are absolute paths' patterns."""
 
     name: str
-    started: bool = True
+    # None: as it is
+    started: bool | None = True
     enabled: bool = True
     restart_on: tuple[str, ...] = ()
     reload_on: tuple[str, ...] = ("*",)
@@ -146,7 +147,7 @@ def decide(unit: Unit, state: UnitState, changed: Collection[str]) -> Action:
     Only ``disabled`` units are enabled: static, indirect, generated, alias and enabled-runtime units are as they
     should be; a unit that the host does not know yet is expected to need it.
     """
-    if not unit.started:
+    if unit.started is False:
         # Also a unit whose files are gone: its processes may still run.
         stop = state.active not in ("inactive", "failed")
         switch = "disable" if not unit.enabled and state.file_state in ("enabled", "enabled-runtime") else ""
@@ -157,6 +158,8 @@ def decide(unit: Unit, state: UnitState, changed: Collection[str]) -> Action:
         switch = "enable"
     elif not unit.enabled and state.file_state == "enabled":
         switch = "disable"
+    if unit.started is None:
+        return Action(unit.name, switch)
 
     if state.load == "not-found" or not (state.running or state.active == "activating"):
         return Action(unit.name, switch, "start")
