@@ -112,7 +112,7 @@ def _reason(error: Exception, path: str) -> str:
     """Why a value cannot be read. What a filter or a lookup says may quote the secret that it was given."""
     if isinstance(error, AnsibleUndefinedVariable):
         text = str(getattr(error, "message", error))
-    elif path.endswith(SECRET_KEYS):
+    elif path.endswith(SECRET_KEYS) or path.startswith("mail_dns.providers"):
         return f"cannot be read ({type(error).__name__}; what it says is not shown, for this is a secret)"
     else:
         text = str(error.message) if isinstance(error, AnsibleError) else str(error)

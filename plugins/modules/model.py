@@ -103,6 +103,11 @@ model:
     tls:
       description: The C(mode), V(self_signed) or V(files), with C(certificate_file) and C(key_file).
       type: dict
+    dns:
+      description: >-
+        Where records are published: C(providers) with their settings, C(zones) with their provider's name, C(ledger)
+        (null: the default) and C(resolvers).
+      type: dict
     domains:
       description: The domains, each with C(name) and C(enabled).
       type: list

@@ -86,6 +86,7 @@ def test_whole_model() -> None:
             mail_addresses=["2001:DB8:0::10", "198.51.100.10"],
             mail_features={"clamav": False},
             mail_tls={"certificate_file": "tls/cert.pem", "key_file": "tls/key.pem"},
+            mail_dns={"providers": {"own": {"type": "rfc2136", "port": 53}}, "zones": {"Acme.test": "own"}},
         )
     )
     assert built.warnings == []
@@ -95,6 +96,12 @@ def test_whole_model() -> None:
         "addresses": {"ipv4": ["198.51.100.10"], "ipv6": ["2001:db8::10"]},
         "features": {"clamav": False, "webmail": True, "pop3": True, "fulltext": True},
         "tls": {"mode": "files", "certificate_file": "tls/cert.pem", "key_file": "tls/key.pem"},
+        "dns": {
+            "providers": {"own": {"type": "rfc2136", "port": 53}},
+            "zones": {"acme.test": "own"},
+            "ledger": None,
+            "resolvers": [],
+        },
         "domains": [{"name": "acme.test", "enabled": True}],
         "mailboxes": [
             {
@@ -193,6 +200,18 @@ def test_every_variable_refuses_a_wrong_type(name: str) -> None:
             "mail_domains__x[0].name: 'acme.test' is already defined at mail_domains[0]",
         ),
         ({"mail_domains__x": [{"enabled": False}]}, "mail_domains__x[0].name: is missing: The domain's name"),
+        ({"mail_dns": {"providers": ["a"]}}, "mail_dns.providers: is a list: write a mapping"),
+        ({"mail_dns": {"providers": {"a": {"key": "s3cret"}}}}, "mail_dns.providers.a: is not a provider: write a"),
+        (
+            {"mail_dns": {"providers": {"a": {"type": "manual"}}, "zones": {"acme.test": "b"}}},
+            "mail_dns.zones.'acme.test': 'b' is not one of mail_dns.providers: a",
+        ),
+        ({"mail_dns": {"zones": {"acme.test": None}}}, "mail_dns.zones.'acme.test': nothing is not one of"),
+        (
+            {"mail_dns": {"providers": {"a": {"type": "manual"}}, "zones": {"x y": "a"}}},
+            "mail_dns.zones.'x y': 'x y' is",
+        ),
+        ({"mail_dns": {"resolvers": ["ns1"]}}, "mail_dns.resolvers[0]: 'ns1' does not appear to be an IPv4 or IPv6"),
         ({"mail_hostname": "mx1.acme.test\nx"}, "mail_hostname: 'mx1.acme.test\\nx' is not a host name"),
     ],
 )

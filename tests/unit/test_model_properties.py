@@ -192,6 +192,7 @@ def as_inventory(model: Model) -> dict[str, Any]:
         "mail_addresses": [*model["addresses"]["ipv4"], *model["addresses"]["ipv6"]],
         "mail_domains": [entry(domain) for domain in model["domains"]],
         "mail_features": model["features"],
+        "mail_dns": model["dns"],
         "mail_tls": {"certificate_file": tls["certificate_file"], "key_file": tls["key_file"]},
     }
 

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
-from .errors import UNREADABLE, ModelError, Problems, Unreadable, shown
+from .errors import UNREADABLE, ModelError, Problems, Unreadable, key_shown, kind, shown
 from .schema import check_variables
 from .values import (
     join_address,
@@ -40,6 +41,13 @@ class Tls(TypedDict):
     mode: Literal["self_signed", "files"]
     certificate_file: str | None
     key_file: str | None
+
+
+class Dns(TypedDict):
+    providers: dict[str, dict[str, Any]]
+    zones: dict[str, str]
+    ledger: str | None
+    resolvers: list[str]
 
 
 class Domain(TypedDict):
@@ -76,6 +84,7 @@ class Model(TypedDict):
     addresses: Addresses
     features: dict[str, bool]
     tls: Tls
+    dns: Dns
     domains: list[Domain]
     mailboxes: list[Mailbox]
     aliases: list[Alias]
@@ -167,6 +176,7 @@ class _Builder:
             "addresses": self.addresses(values["mail_addresses"], default_addresses),
             "features": {name: value is True for name, value in values["mail_features"].items()},
             "tls": self.tls(values["mail_tls"]),
+            "dns": self.dns(values["mail_dns"]),
             "domains": [self.domains[name] for name in sorted(self.domains)],
             "mailboxes": [self.mailboxes[address] for address in sorted(self.mailboxes)],
             "aliases": self.alias_rows(),
@@ -201,6 +211,41 @@ class _Builder:
             self.problems.error(f"mail_tls.{missing}", f"is missing: give it beside {given[0]}, or neither of them")
         mode: Literal["self_signed", "files"] = "files" if certificate and key_file else "self_signed"
         return {"mode": mode, "certificate_file": certificate, "key_file": key_file}
+
+    def dns(self, values: dict[str, Any]) -> Dns:
+        providers: dict[str, dict[str, Any]] = {}
+        for name, settings in self.mapping("mail_dns.providers", values["providers"]).items():
+            path = f"mail_dns.providers.{key_shown(name)}"
+            if isinstance(settings, dict) and isinstance(settings.get("type"), str) and isinstance(name, str):
+                providers[name] = settings
+            elif not isinstance(settings, Unreadable):
+                self.problems.error(path, "is not a provider: write a mapping with its type and the type's settings")
+        zones: dict[str, str] = {}
+        for zone, provider in self.mapping("mail_dns.zones", values["zones"]).items():
+            path = f"mail_dns.zones.{key_shown(zone)}"
+            name = self.attempt(path, lambda text: parse_domain(str(text), "a zone"), zone)
+            if not isinstance(provider, str) or provider not in providers:
+                if not isinstance(provider, Unreadable):
+                    known = ", ".join(sorted(providers)) or "none is defined"
+                    self.problems.error(path, f"{shown(provider)} is not one of mail_dns.providers: {known}")
+            elif name is not None:
+                zones[name] = provider
+        resolvers = [self.attempt(f"mail_dns.resolvers[{index}]", lambda text: str(ipaddress.ip_address(text)), value)
+                     for index, value in enumerate(values["resolvers"])]  # fmt: skip
+        return {
+            "providers": providers,
+            "zones": zones,
+            "ledger": self.attempt("mail_dns.ledger", parse_text, values["ledger"]) or None,
+            "resolvers": [resolver for resolver in resolvers if resolver is not None],
+        }
+
+    def mapping(self, path: str, value: object) -> dict[Any, Any]:
+        """The value itself, or an empty mapping when it is none, which is noted."""
+        if isinstance(value, dict):
+            return value
+        if not isinstance(value, Unreadable):
+            self.problems.error(path, f"is {kind(value)}: write a mapping")
+        return {}
 
     def domain(self, path: str, entry: dict[str, Any] | None) -> str:
         """The domain's name, or nothing when it cannot be read; its contents are checked all the same."""

@@ -122,6 +122,38 @@ TLS_OPTIONS: Options = {
     "key_file": {"type": "path", "description": "A file on the controller with the certificate's key (PEM)."},
 }
 
+DNS_OPTIONS: Options = {
+    "providers": {
+        "type": "raw",
+        "default": {},
+        "description": [
+            "Where zones are hosted: a name of your choice for each, with its C(type) and the settings of that type.",
+            "M(mailwright.server.dns_records#module) lists types and settings. Secrets among them belong in a vault.",
+        ],
+    },
+    "zones": {
+        "type": "raw",
+        "default": {},
+        "description": [
+            "The zones to publish into, each with the name of its provider. Nothing is published when there are none.",
+            "Keep a zone listed until the records of its last domain are removed.",
+        ],
+    },
+    "ledger": {
+        "type": "path",
+        "description": [
+            "A file on the controller that remembers which records are ours; keep it with the inventory.",
+            "C(dns-ledger.json) in the inventory's directory when not set.",
+        ],
+    },
+    "resolvers": {
+        "type": "list",
+        "elements": "str",
+        "default": [],
+        "description": "Resolvers by which the zones' name servers are found. The controller's own when not set.",
+    },
+}
+
 OPTIONS: Options = {
     "mail_hostname": {
         "type": "str",
@@ -164,6 +196,12 @@ OPTIONS: Options = {
         "default": {},
         "options": TLS_OPTIONS,
         "description": "The certificate to use, both files or none. Self-signed when not set.",
+    },
+    "mail_dns": {
+        "type": "dict",
+        "default": {},
+        "options": DNS_OPTIONS,
+        "description": "Where the DNS records are published. By hand when not set.",
     },
 }
 
