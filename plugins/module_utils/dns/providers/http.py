@@ -12,6 +12,7 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.contract import (
     CredentialsError,
@@ -137,6 +138,8 @@ class Http:
         failure = UnreachableError if method == "GET" else UncertainError
         again = method in IDEMPOTENT if idempotent is None else idempotent
         what = f"{self.service}: {method} {path}"
+        # A space is written %20: signatures of APIs do not agree on "+".
+        url = self.base + path + (f"?{urlencode(query, quote_via=quote)}" if query else "")
         headers = {"Accept": "application/json"}
         data: bytes | None = None
         if content is not None:
@@ -146,7 +149,7 @@ class Http:
         for attempt in range(self.transport.attempts):
             last = attempt == self.transport.attempts - 1
             try:
-                answer = self._send(method, path, query, headers, data)
+                answer = self._send(method, url, headers, data)
             except UnreachableError as error:
                 if last or not again:
                     raise failure(f"{what}: {error}") from None
@@ -184,20 +187,12 @@ class Http:
             text = text.replace(secret, "***") if secret else text
         return " ".join(text.split())[:LONGEST_TEXT]
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str | int] | None,
-        headers: Mapping[str, str],
-        data: bytes | None,
-    ) -> Answer:
+    def _send(self, method: str, url: str, headers: Mapping[str, str], data: bytes | None) -> Answer:
         try:
             # No redirect is followed: the credentials are for this server alone.
             response = requests.request(
                 method,
-                self.base + path,
-                params=query,
+                url,
                 data=data,
                 headers=headers,
                 auth=self.authorize,

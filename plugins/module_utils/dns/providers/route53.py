@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.contract import (
     Capabilities,
@@ -201,22 +201,21 @@ def signature_v4(
     region: str = "us-east-1",
     service: str = "route53",
 ) -> str:
-    """The Authorization header of AWS Signature Version 4. `signed`: headers to sign, in lower case, with x-amz-date.
+    """The Authorization header of AWS Signature Version 4.
+
+    `signed`: headers to sign, names in lower case, x-amz-date among them. The parts of `url` are percent-encoded but
+    for A-Z, a-z, 0-9 and -_.~.
 
     Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html.
     """
     parts = urlsplit(url)
-    query = sorted(
-        (quote(name, safe="-_.~"), quote(value, safe="-_.~"))
-        for name, value in parse_qsl(parts.query, keep_blank_values=True)
-    )
     names = sorted(signed)
     canonical_request = "\n".join(
         [
             method,
             # Each part is encoded once more than in the URL, as all services but S3 want it.
             quote(parts.path or "/", safe="/-_.~"),
-            "&".join(f"{name}={value}" for name, value in query),
+            "&".join(sorted(parts.query.split("&"), key=lambda parameter: parameter.partition("="))),
             *(f"{name}:{' '.join(signed[name].split())}" for name in names),
             "",
             ";".join(names),
