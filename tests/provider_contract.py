@@ -83,6 +83,7 @@ def full_set(case: Case, zone: str) -> list[RRset]:
         rrset("_imaps._tcp", "SRV", f"0 1 993 mail.{zone}"),
         rrset("_pop3s._tcp", "SRV", "0 0 0 ."),
         rrset("autoconfig", "CNAME", f"mail.{zone}"),
+        rrset("web", "CNAME", zone),
         rrset("elsewhere", "CNAME", "host.example.net."),
         rrset("_25._tcp.mail", "TLSA", "3 1 1 " + "0123456789abcdef" * 4, "3 1 1 " + "fedcba9876543210" * 4),
         rrset("*.wild", "A", "192.0.2.3"),

@@ -187,22 +187,16 @@ def _written(record: Record) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": record.type, "name": record.name.rstrip("."), "ttl": record.ttl, "proxied": False}
     fields = record.value.split()
     if record.type == "MX":
-        entry |= {"priority": int(fields[0]), "content": _undotted(fields[1])}
+        entry |= {"priority": int(fields[0]), "content": fields[1]}
     elif record.type == "SRV":
         numbers = {"priority": int(fields[0]), "weight": int(fields[1]), "port": int(fields[2])}
-        entry["data"] = {**numbers, "target": _undotted(fields[3])}
+        entry["data"] = {**numbers, "target": fields[3].rstrip(".") or "."}
     elif record.type == "CAA":
         flags, tag, text = record.value.split(None, 2)
         entry["data"] = {"flags": int(flags), "tag": tag, "value": text_or_plain(text).decode()}
     elif record.type == "TLSA":
         numbers = {"usage": int(fields[0]), "selector": int(fields[1]), "matching_type": int(fields[2])}
         entry["data"] = {**numbers, "certificate": fields[3]}
-    elif record.type in ("CNAME", "NS", "PTR"):
-        entry["content"] = _undotted(record.value)
     else:
         entry["content"] = record.value
     return entry
-
-
-def _undotted(name: str) -> str:
-    return name if name == "." else name.rstrip(".")

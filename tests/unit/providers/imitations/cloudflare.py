@@ -125,7 +125,7 @@ def _text(entry: dict[str, Any]) -> str:
         case "MX":
             return f"{entry['priority']} {_dotted(entry['content'])}"
         case "SRV":
-            return f"{data['priority']} {data['weight']} {data['port']} {_dotted(data['target'])}"
+            return f"{data['priority']} {data['weight']} {data['port']} {_target(data['target'])}"
         case "CAA":
             return f'{data["flags"]} {data["tag"]} "{dns.rdata._escapify(data["value"].encode())}"'
         case "TLSA":
@@ -133,6 +133,11 @@ def _text(entry: dict[str, Any]) -> str:
         case "CNAME" | "NS" | "PTR":
             return _dotted(entry["content"])
     return str(entry["content"])
+
+
+def _target(name: str) -> str:
+    assert name == "." or not name.endswith(".")
+    return _dotted(name)
 
 
 def _dotted(name: str) -> str:

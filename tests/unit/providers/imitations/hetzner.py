@@ -72,9 +72,9 @@ class HetznerImitation(Imitation):
 
     def _create(self, zone: str, body: dict[str, Any]) -> Reply:
         name = zone if body["name"] == "@" else f"{body['name']}.{zone}"
+        self.write()
         if self.find(zone, name, body["type"]):
             return _error(409, "uniqueness_error", "the RRSet exists")
-        self.write()
         self.replace(zone, name, body["type"], body["ttl"], [record["value"] for record in body["records"]])
         return self._begun(201)
 

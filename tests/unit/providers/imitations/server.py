@@ -13,6 +13,7 @@ import json
 import socket
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -99,6 +100,8 @@ class Imitation(ABC):
     def __init__(self) -> None:
         self.zones: dict[str, list[Stored]] = {}
         self.faults = Faults()
+        # Run once, before the next change is made: what somebody else does between our reading and our writing.
+        self.meanwhile: Callable[[], object] | None = None
         self._numbers = itertools.count(1001)
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -227,6 +230,9 @@ class Imitation(ABC):
 
     def write(self) -> None:
         """Called for each change before it is made."""
+        if self.meanwhile:
+            self.meanwhile, happens = None, self.meanwhile
+            happens()
         if self.faults.writes_left == 0:
             raise RefusalError(self.failed())
         if self.faults.writes_left is not None:
