@@ -89,8 +89,9 @@ def http(server: Scripted, waits: list[float]) -> Http:
     )
 
 
-OK = (200, {}, '{"done": true}')
-BROKEN = (502, {}, "<html>")
+Scene = tuple[int, dict[str, str], str]
+OK: Scene = (200, {}, '{"done": true}')
+BROKEN: Scene = (502, {}, "<html>")
 
 
 def test_a_request_carries_what_it_is_given(http: Http, server: Scripted) -> None:
@@ -209,6 +210,9 @@ def test_nobody_listens(waits: list[float], server: Scripted) -> None:
     http = Http("Test", server.url, header_auth(), (), Transport(attempts=3, sleep=waits.append))
     with pytest.raises(UnreachableError, match=r"Test: GET /x: no answer \(ConnectionError\)"):
         http.call("GET", "/x")
+    assert waits == [1.0, 2.0]
+    with pytest.raises(UncertainError):
+        http.call("POST", "/x")
     assert waits == [1.0, 2.0]
 
 

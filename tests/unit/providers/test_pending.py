@@ -64,6 +64,14 @@ def test_from_any_point_the_same_change_completes(pair: tuple[RRset | None, RRse
     assert record_steps([change], live.values()) == []
 
 
+def test_a_record_that_stands_twice_is_left_once() -> None:
+    live = {number: Record(number, NAME, "A", 300, "192.0.2.1") for number in (1, 2)}
+    wanted = RRset(NAME, "A", 300, ("192.0.2.1", "192.0.2.2"))
+    for _change, steps in record_steps([Change(RRset(NAME, "A", 300, ("192.0.2.1",)), wanted)], live.values()):
+        run(live, steps)
+    assert sorted(record.value for record in live.values()) == list(wanted.values)
+
+
 def test_records_that_differ_in_their_ttl_are_seen_and_mended() -> None:
     live = {
         1: Record(1, NAME, "A", 300, "192.0.2.1"),

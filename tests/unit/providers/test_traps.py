@@ -66,6 +66,13 @@ def test_what_appears_between_reading_and_writing_is_a_conflict(on: On) -> None:
     assert listed(case, zone) == {(f"www.{zone}", "A"): address(zone, "www", 99)}
 
 
+@pytest.mark.parametrize("on", ["google", "route53"], indirect=True)
+def test_a_change_is_waited_for(on: On) -> None:
+    case, server, zone = on
+    create(case, zone, [address(zone, "www", 1)])
+    assert list(server.changes.values()) == [0]
+
+
 @only("cloudflare")
 def test_cloudflare_splits_batches_between_record_sets(on: On) -> None:
     case, server, zone = on

@@ -106,7 +106,7 @@ class Desec:
         left = unfinished(changes, by_key(self.records(zone)))
         if left:
             body = [_written(change, zone) for change in left]
-            self._http.call("PATCH", f"{_domain(zone)}rrsets/", body=body, idempotent=True)
+            self._http.call("PATCH", f"{_domain(zone)}rrsets/", body=body)
 
 
 def _domain(zone: str) -> str:

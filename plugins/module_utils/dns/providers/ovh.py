@@ -130,7 +130,7 @@ class Ovh:
                 self._http.call("POST", path, body={"fieldType": record.type, **_written(record, zone)})
             for record in steps.delete:
                 self._http.call("DELETE", f"{path}/{record.id}", accept={404})
-        self._http.call("POST", f"{_domain(zone)}/refresh", idempotent=True)
+        self._http.call("POST", f"{_domain(zone)}/refresh")
 
     def _records(self, zone: str, only: dict[str, str]) -> list[Record]:
         listed = self._http.call("GET", f"{_domain(zone)}/record", query=only, accept={404})

@@ -231,7 +231,8 @@ class Imitation(ABC):
     def write(self) -> None:
         """Called for each change before it is made."""
         if self.meanwhile:
-            self.meanwhile, happens = None, self.meanwhile
+            happens = self.meanwhile
+            self.meanwhile = None
             happens()
         if self.faults.writes_left == 0:
             raise RefusalError(self.failed())
