@@ -109,7 +109,7 @@ SECRETS = (
 
 def made_case(name: str, server: Imitation) -> Case:
     waits: list[float] = []
-    transport = Transport(timeout=0.2, sleep=waits.append)
+    transport = Transport(timeout=0.6, sleep=waits.append)
     make = IMITATED[name][1]
     numbers = itertools.count(1)
 

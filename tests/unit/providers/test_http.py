@@ -178,13 +178,24 @@ def test_another_refusal_can_be_accepted(http: Http, server: Scripted) -> None:
 
 
 def test_an_answer_that_makes_no_sense(http: Http, server: Scripted) -> None:
-    server.answers = [(200, {}, "<html>"), OK, (422, {}, "[]")]
+    server.answers = [(200, {}, "<html>"), OK, (200, {}, "[]"), (422, {}, "[]")]
     with pytest.raises(UnreachableError, match="not JSON"):
         http.call("GET", "/x").json()
     with pytest.raises(UnreachableError, match="lacks 'result'"):
         http.call("GET", "/x").json()["result"]
+    with pytest.raises(UnreachableError, match="no dict"):
+        http.call("GET", "/x").json()
     with pytest.raises(RefusedError, match=r"status 422$"):
         http.call("GET", "/x")
+
+
+def test_an_answer_is_read_as_utf_8(http: Http, server: Scripted) -> None:
+    server.answers = [(200, {"Content-Type": "text/xml"}, "gr\u00fcn \u2603")]
+    assert http.call("GET", "/x").text == "gr\u00fcn \u2603"
+
+
+def test_no_secret_is_in_its_representation(http: Http) -> None:
+    assert TOKEN not in repr(http)
 
 
 def test_a_redirect_is_not_followed(http: Http, server: Scripted) -> None:

@@ -245,6 +245,19 @@ def test_route53_retries_when_it_is_throttled(on: On, monkeypatch: pytest.Monkey
     assert server.faults.writes == 1
 
 
+@only("route53")
+def test_route53_outlives_a_proxy_that_fails(on: On, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, server, zone = on
+    handle, failures = server.handle, iter([True, True])
+
+    def behind_a_proxy(request: Request) -> Reply:
+        reply: Reply = Reply(503, "<p>no backend") if next(failures, False) else handle(request)
+        return reply
+
+    monkeypatch.setattr(server, "handle", behind_a_proxy)
+    assert case.provider.records(zone) == []
+
+
 @only("google")
 def test_google_fetches_a_token_when_the_old_one_ends(on: On, monkeypatch: pytest.MonkeyPatch) -> None:
     _case, server, zone = on

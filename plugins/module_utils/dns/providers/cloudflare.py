@@ -148,7 +148,7 @@ CONFLICTS = frozenset({81044, 81053, 81054, 81057, 81058})
 
 
 def _codes(answer: Answer) -> set[int]:
-    return {int(error.get("code", 0)) for error in answer.json().get("errors", [])}
+    return {error["code"] for error in answer.json()["errors"]}
 
 
 def _explain(answer: Answer) -> str:

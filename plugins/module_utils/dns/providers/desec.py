@@ -12,7 +12,6 @@ from urllib.parse import parse_qs, quote, urlsplit
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.contract import (
     Capabilities,
     Change,
-    IncompleteError,
     UnsupportedError,
     ZoneMissingError,
 )
@@ -77,10 +76,7 @@ class Desec:
             answer = self._http.call("GET", f"{_domain(zone)}rrsets/", query={"cursor": cursor}, accept={404})
             if answer.status == 404:
                 raise _missing(zone)
-            entries = answer.json()
-            if not isinstance(entries, list):
-                raise IncompleteError(f"deSEC: a page of {zone} is no list")
-            found += [_read(entry, zone) for entry in entries]
+            found += [_read(entry, zone) for entry in answer.json(list)]
             cursor = _next_cursor(answer)
         return found
 
@@ -141,5 +137,5 @@ def _written(change: Change, zone: str) -> dict[str, Any]:
 
 
 def _explain(answer: Answer) -> str:
-    told = answer.json()
+    told = answer.json(object)
     return str(told["detail"]) if isinstance(told, dict) and "detail" in told else answer.text

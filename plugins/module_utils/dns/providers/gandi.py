@@ -114,7 +114,7 @@ class Gandi:
             )
             if answer.status == 404:
                 raise _missing(zone)
-            entries = answer.json()
+            entries = answer.json(list)
             found += entries
             total = int(answer.headers.get("total-count", len(found)))
             if not entries and len(found) < total:

@@ -64,12 +64,18 @@ class Answer:
     headers: Mapping[str, str]
     text: str
 
-    def json(self) -> Any:
-        """Parse the body. Raises UnreachableError when it is no JSON, or later, when a key is asked that it lacks."""
+    def json(self, kind: type = dict) -> Any:
+        """Parse the body, which must be of a kind: dict, list, int or object.
+
+        Raises UnreachableError when it is not, or later, when a key is asked that an object in it lacks.
+        """
         try:
-            return json.loads(self.text, object_hook=_Told)
+            told = json.loads(self.text, object_hook=_Told)
         except ValueError:
             raise UnreachableError(f"an answer with status {self.status} is not JSON") from None
+        if not isinstance(told, kind):
+            raise UnreachableError(f"an answer with status {self.status} is no {kind.__name__}")
+        return told
 
 
 class _Told(dict[str, Any]):
@@ -111,10 +117,12 @@ class Http:
     service: str
     base: str
     authorize: Callable[[PreparedRequest], PreparedRequest]
-    secrets: tuple[str, ...]
+    secrets: tuple[str, ...] = field(repr=False)
     transport: Transport = field(default_factory=Transport)
     explain: Callable[[Answer], str] = _no_text
     busy: Callable[[Answer], bool] = _never
+    # Keeps the connection between requests.
+    session: requests.Session = field(default_factory=lambda: requests.Session(), init=False, repr=False)
 
     def call(
         self,
@@ -190,7 +198,7 @@ class Http:
     def _send(self, method: str, url: str, headers: Mapping[str, str], data: bytes | None) -> Answer:
         try:
             # No redirect is followed: the credentials are for this server alone.
-            response = requests.request(
+            response = self.session.request(
                 method,
                 url,
                 data=data,
@@ -202,9 +210,9 @@ class Http:
         except requests.RequestException as error:
             # The library's own text may quote the request; its kind says enough.
             raise UnreachableError(f"no answer ({type(error).__name__})") from None
-        return Answer(
-            response.status_code, {name.lower(): value for name, value in response.headers.items()}, response.text
-        )
+        # The library would guess an encoding where none is named; all these APIs speak UTF-8.
+        text = response.content.decode("utf-8", "replace")
+        return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()}, text)
 
     def _wait(self, what: str, answer: Answer, otherwise: float) -> float:
         asked = answer.headers.get("retry-after", "").strip()

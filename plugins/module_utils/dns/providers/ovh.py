@@ -88,7 +88,7 @@ class Ovh:
         Source: https://docs.ovhcloud.com/en/guides/manage-and-operate/api/first-steps.
         """
         if self._ahead is None:
-            self._ahead = self._unsigned.call("GET", "/auth/time").json() - self._transport.now()
+            self._ahead = self._unsigned.call("GET", "/auth/time").json(int) - self._transport.now()
         application_key, application_secret, consumer_key = self._keys
         time = str(int(self._transport.now() + self._ahead))
         body = request.body.decode() if isinstance(request.body, bytes) else ""
@@ -137,7 +137,7 @@ class Ovh:
         if listed.status == 404:
             raise ZoneMissingError(f"OVH: the account has no zone {zone.rstrip('.')}")
         found = []
-        for identifier in listed.json():
+        for identifier in listed.json(list):
             answer = self._http.call("GET", f"{_domain(zone)}/record/{identifier}", accept={404})
             if answer.status == 404:
                 raise IncompleteError(f"OVH: a record of {zone} went away while it was listed")

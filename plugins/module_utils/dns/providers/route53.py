@@ -328,7 +328,11 @@ def _name(written: str) -> str:
 
 
 def _code(answer: Answer) -> str:
-    root = _parse(answer)
+    """The error's code; none for an answer that is not of the API, such as a proxy's."""
+    try:
+        root = _parse(answer)
+    except UnreachableError:
+        return ""
     return root.tag if root.tag == "InvalidChangeBatch" else (root.findtext("Error/Code") or "")
 
 

@@ -23,7 +23,7 @@ import dns.exception
 import dns.rdata
 
 # An answer that comes after this time is lost: the tests' clients wait for less.
-TOO_LATE = 1.0
+TOO_LATE = 1.5
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,13 @@ class RefusalError(Exception):
 
 @dataclass
 class Faults:
-    """Faults to come. `busy`: so many requests get 429, with `retry_after`. `dropped`: so many get no answer and are
-    not looked at. `lost`: so many changes are made and their answer comes too late. `writes_left`: so many changes
-    are made, all later ones fail. `failing_page`: this page of any listing fails."""
+    """Faults to come.
+
+    `busy`: so many requests get 429, with `retry_after`. `dropped`: so many get no answer and are not looked at.
+    `lost`: so many changes are made, but not answered: the connection is cut, or the answer comes too late, in turn,
+    too late for the last. `writes_left`: so many changes are made, all later ones fail. `failing_page`: this page of
+    any listing fails. `pages` and `writes` count what was asked.
+    """
 
     busy: int = 0
     retry_after: str = "1"
@@ -108,6 +112,10 @@ class Imitation(ABC):
         imitation = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            # Otherwise head and body of an answer wait for each other's acknowledgement.
+            disable_nagle_algorithm = True
+
             def handle_one_request(self) -> None:
                 try:
                     super().handle_one_request()
@@ -255,12 +263,15 @@ class Imitation(ABC):
         with self._lock:
             if self.faults.dropped:
                 self.faults.dropped -= 1
-                handler.connection.shutdown(socket.SHUT_RDWR)
+                self._cut(handler)
                 return
             writes = self.faults.writes
             reply = self._reply(request)
             late = self.faults.writes > writes and self.faults.lost > 0
             self.faults.lost -= late
+        if late and self.faults.lost % 2:
+            self._cut(handler)
+            return
         if late:
             self._closing.wait(TOO_LATE)
         text = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
@@ -271,6 +282,10 @@ class Imitation(ABC):
         handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
         handler.wfile.write(content)
+
+    def _cut(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        handler.connection.shutdown(socket.SHUT_RDWR)
 
     def _reply(self, request: Request) -> Reply:
         if self.faults.busy:
