@@ -42,8 +42,13 @@ class Faults(Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """A provider under test. `zone` makes an empty zone and gives its name. `refused` says of a record set that this
-    provider, by its documentation, does not take it. `whole`: a record set is never stored half old and half new."""
+    """A provider under test.
+
+    `zone` makes an empty zone and gives its name; `missing_zone` is one that the server does not have (None: it has
+    any). `wrong` is the same provider with wrong credentials; `secrets` are texts that must show up nowhere. `refused`
+    says of a record set that this provider, by its documentation, does not take it. `stored` counts a zone's records
+    on the server itself. `waits` gets the seconds that the provider would have slept.
+    """
 
     name: str
     provider: Provider

@@ -15,6 +15,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.co
     Change,
     ConflictError,
     CredentialsError,
+    IncompleteError,
     ProviderError,
     UnsupportedError,
 )
@@ -101,6 +102,18 @@ def test_cloudflare_reads_what_its_web_pages_make(on: On, monkeypatch: pytest.Mo
     }
 
 
+@only("cloudflare")
+def test_cloudflare_switches_a_proxied_record_back(on: On) -> None:
+    case, server, zone = on
+    wanted = address(zone, "www", 1, ttl=300)
+    create(case, zone, [wanted])
+    server.zones[zone][0].more["proxied"] = True
+    (found,) = case.provider.records(zone)
+    assert found.ttl not in (300, 1)
+    case.provider.apply(zone, [Change(found, wanted)])
+    assert case.provider.records(zone) == [wanted]
+
+
 @only("desec")
 def test_desec_follows_no_link_elsewhere(on: On, monkeypatch: pytest.MonkeyPatch) -> None:
     case, server, zone = on
@@ -173,6 +186,22 @@ def test_ovh_serves_what_was_changed(on: On) -> None:
     server.faults.writes_left = None
     case.provider.apply(zone, [change])
     assert server.served[zone] == [(f"www.{zone}", "A", 3600, "192.0.2.1")]
+
+
+@only("ovh")
+def test_a_record_that_goes_away_while_ovh_lists_breaks_the_listing(on: On, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, server, zone = on
+    create(case, zone, [address(zone, "www", 1, 2)])
+    filtered = server._filtered
+
+    def then_gone(zone: str, query: dict[str, str]) -> list[Any]:
+        found: list[Any] = filtered(zone, query)
+        server.zones[zone].pop()
+        return found
+
+    monkeypatch.setattr(server, "_filtered", then_gone)
+    with pytest.raises(IncompleteError):
+        case.provider.records(zone)
 
 
 @only("ovh")

@@ -24,6 +24,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.ht
     header_auth,
 )
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.pending import (
+    MIXED_TTL,
     Record,
     Steps,
     compose,
@@ -50,8 +51,9 @@ class Cloudflare:
     a call that fits into one is made as a whole or not at all, a larger one may stop between two batches. Each record
     set is changed within one batch. apply made again completes what is missing.
 
-    Nothing is ever proxied, since mail cannot pass Cloudflare's proxy: an existing record of ours that somebody
-    switched to proxied is switched back when it is next changed. SOA and the apex's NS are not shown by this API.
+    Nothing is ever proxied, since mail cannot pass Cloudflare's proxy. A proxied record is listed with a TTL that
+    nobody wants, so that a plan sees a difference and switches it back. SOA and the apex's NS are not shown by this
+    API.
     """
 
     capabilities = Capabilities(
@@ -69,6 +71,7 @@ class Cloudflare:
         api_url: str = "https://api.cloudflare.com/client/v4",
         transport: Transport | None = None,
     ) -> None:
+        self._zone_ids: dict[str, str] = {}
         self._http = Http(
             "Cloudflare",
             api_url,
@@ -119,12 +122,14 @@ class Cloudflare:
                 raise
 
     def _zone_id(self, zone: str) -> str:
-        name = zone.rstrip(".")
-        found = self._http.call("GET", "/zones", query={"name": name}).json()["result"]
-        for entry in found:
-            if entry["name"] == name:
-                return str(entry["id"])
-        raise ZoneMissingError(f"Cloudflare: no zone {name}, or the token may not see it")
+        if zone not in self._zone_ids:
+            name = zone.rstrip(".")
+            found = self._http.call("GET", "/zones", query={"name": name}).json()["result"]
+            identifiers = [entry["id"] for entry in found if entry["name"] == name]
+            if not identifiers:
+                raise ZoneMissingError(f"Cloudflare: no zone {name}, or the token may not see it")
+            self._zone_ids[zone] = identifiers[0]
+        return self._zone_ids[zone]
 
     def _records(self, zone: str, only: dict[str, str] | None = None) -> Iterator[Record]:
         path = f"/zones/{self._zone_id(zone)}/dns_records"
@@ -176,6 +181,8 @@ def _read(entry: dict[str, Any], zone: str) -> Record:
     else:
         value = content
     ttl = 300 if entry["ttl"] == AUTOMATIC_TTL else entry["ttl"]
+    if entry.get("proxied"):
+        ttl = MIXED_TTL
     return Record(entry["id"], _dotted(entry["name"]).lower(), kind, ttl, canonical(kind, value, zone))
 
 

@@ -17,6 +17,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.co
     Capabilities,
     Change,
     CredentialsError,
+    ProviderError,
     UnreachableError,
     UnsupportedError,
     ZoneMissingError,
@@ -93,6 +94,7 @@ class Google:
     ) -> None:
         account = _account(service_account)
         self._managed_zone = managed_zone
+        self._zone_names: dict[str, str] = {}
         self._tokens = _Tokens(account, transport or Transport())
         self._http = Http(
             "Google Cloud DNS",
@@ -150,10 +152,18 @@ class Google:
     def _zone_name(self, zone: str) -> str:
         if self._managed_zone:
             return self._managed_zone
-        for found in self._pages("/managedZones", {"dnsName": zone}, "managedZones"):
-            if found["dnsName"] == zone and found.get("visibility", "public") == "public":
-                return str(found["name"])
-        raise ZoneMissingError(f"Google Cloud DNS: the project has no public managed zone for {zone}")
+        if zone not in self._zone_names:
+            names = [
+                found["name"]
+                for found in self._pages("/managedZones", {"dnsName": zone}, "managedZones")
+                if found["dnsName"] == zone and found.get("visibility", "public") == "public"
+            ]
+            if not names:
+                raise ZoneMissingError(f"Google Cloud DNS: the project has no public managed zone for {zone}")
+            if len(names) > 1:
+                raise ProviderError(f"Google Cloud DNS: several managed zones are for {zone}; set managed_zone")
+            self._zone_names[zone] = names[0]
+        return self._zone_names[zone]
 
     def _rrsets(self, zone: str, only: dict[str, str]) -> list[RRset]:
         path = f"/managedZones/{self._zone_name(zone)}/rrsets"

@@ -90,6 +90,7 @@ class Route53:
         transport: Transport | None = None,
     ) -> None:
         self._hosted_zone_id = hosted_zone_id
+        self._zone_ids: dict[str, str] = {}
         transport = transport or Transport()
 
         def authorize(request: PreparedRequest) -> PreparedRequest:
@@ -157,6 +158,11 @@ class Route53:
     def _zone_id(self, zone: str) -> str:
         if self._hosted_zone_id:
             return self._hosted_zone_id
+        if zone not in self._zone_ids:
+            self._zone_ids[zone] = self._found_zone(zone)
+        return self._zone_ids[zone]
+
+    def _found_zone(self, zone: str) -> str:
         answer = self._http.call("GET", f"{VERSION}/hostedzonesbyname", query={"dnsname": zone, "maxitems": "20"})
         found = [
             _text(hosted, "Id").rpartition("/")[2]

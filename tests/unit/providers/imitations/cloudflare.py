@@ -77,6 +77,7 @@ class CloudflareImitation(Imitation):
                 record = self._record(zone, entry)
                 record.rdata = self.parse(zone, entry["name"] + ".", entry["type"], entry["ttl"], _text(entry))
                 record.ttl = entry["ttl"]
+                record.more["proxied"] = entry["proxied"]
             for entry in body.get("posts", []):
                 assert entry["proxied"] is False
                 self.store(zone, entry["name"] + ".", entry["type"], entry["ttl"], _text(entry))
@@ -97,7 +98,7 @@ class CloudflareImitation(Imitation):
         """Names lack their final dot; TXT shows as it was written, the structured types also in parts."""
         rdata: Any = record.rdata
         shown: dict[str, Any] = {"id": str(record.id), "name": record.name.rstrip("."), "type": record.type}
-        shown |= {"ttl": record.ttl, "proxied": False, "content": record.text}
+        shown |= {"ttl": record.ttl, "proxied": False, "content": record.text, **record.more}
         if record.type == "TXT" and len(rdata.strings) == 1 and rdata.strings[0].isalnum():
             shown["content"] = rdata.strings[0].decode()
         if record.type in ("CNAME", "NS", "PTR"):
