@@ -84,3 +84,17 @@ def test_records_that_differ_in_their_ttl_are_seen_and_mended() -> None:
         assert len(steps) == 1
         run(live, steps)
     assert compose(live.values()) == [wanted]
+
+
+@given(st.integers(0, 4))
+def test_a_change_of_such_records_completes_from_any_point_too(most: int) -> None:
+    live: dict[Any, Record] = {
+        1: Record(1, NAME, "A", 300, "192.0.2.1"),
+        2: Record(2, NAME, "A", 3600, "192.0.2.2"),
+    }
+    (mixed,) = compose(live.values())
+    wanted = RRset(NAME, "A", 7200, ("192.0.2.2", "192.0.2.3"))
+    for times in (most, None):
+        for _change, steps in record_steps([Change(mixed, wanted)], live.values()):
+            run(live, steps, times)
+    assert compose(live.values()) == [wanted]
