@@ -46,12 +46,12 @@ def put_in(live: str, wanted: str, ours: Set[str], others: Set[str]) -> tuple[st
     """Bring our terms into the live record: (the record, keys of its terms that are ours).
 
     `ours` and `others` are keys that we and other owners claim. Foreign terms stay, in their order, and so does a
-    live `all` among them. A record of which every term is ours becomes the wanted one.
+    live `all` among them. A record of which every term is ours, or that has none, becomes the wanted one.
     """
     terms = spf_terms(live)
     mine = ours & spf_keys(live)
     keys = spf_keys(wanted)
-    if terms and all(term_key(term) in mine - others for term in terms):
+    if all(term_key(term) in mine - others for term in terms):
         return wanted, keys
     kept = [
         term
@@ -61,7 +61,8 @@ def put_in(live: str, wanted: str, ours: Set[str], others: Set[str]) -> tuple[st
     known = set(map(term_key, kept))
     added = [term for term in spf_terms(wanted) if term_key(term) not in known and not _is_all(term)]
     place = next((index for index, term in enumerate(kept) if _is_end(term)), len(kept))
-    claimed = (mine & keys) | set(map(term_key, added))
+    # What another owner put there and we want too belongs to both.
+    claimed = ((mine | (others & known)) & keys) | set(map(term_key, added))
     return _written(live, kept[:place] + added + kept[place:]), frozenset(claimed)
 
 
