@@ -150,12 +150,12 @@ changes:
       type: MX
       before: []
       after: ["example.org. 3600 IN MX 10 mx1.example.org."]
-done:
+zones_done:
   description: Zones whose changes were made.
   returned: when zones were planned without an error, not in check mode
   type: list
   elements: str
-failed:
+zones_failed:
   description: Zones whose changes were not made, or perhaps not, with the reason. The next run completes them.
   returned: when zones were planned without an error, not in check mode
   type: dict
@@ -351,7 +351,7 @@ def outcome(module: AnsibleModule, report: Report) -> dict[str, Any]:
     ]
     result: dict[str, Any] = {"changed": report.changed, "changes": changes}
     if not module.check_mode:
-        result |= {"done": report.done, "failed": dict(report.failed)}
+        result |= {"zones_done": report.done, "zones_failed": dict(report.failed)}
     if module._diff:
         result["diff"] = [
             {

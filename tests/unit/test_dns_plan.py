@@ -385,7 +385,8 @@ def test_runs_that_die_anywhere_forget_nothing_and_claim_nothing(
 
 
 def test_a_ledger_that_is_none_is_refused() -> None:
-    for text in ("", "[]", '{"version": 2}', '{"version": 1, "zones": {"a.": {"a. MX": {"o": {}}}}}',
-                 '{"version": 1, "zones": {"a.": {"a. MX": {"o": {"written": {"ttl": "1", "values": [], "spf": []}}}}}}'):  # fmt: skip
+    claim = '{"written": {"ttl": "1", "values": [], "spf": []}}'
+    zones = [f'{{"version": 1, "zones": {{"a.": {{"a. MX": {{"o": {entry}}}}}}}}}' for entry in ("{}", claim)]
+    for text in ("", "[]", '{"version": 2}', *zones):
         with pytest.raises(LedgerError):
             parse_ledger(text)

@@ -48,8 +48,6 @@ try:
     import dns.query
     import dns.rcode
     import dns.rdata
-    import dns.rdataclass
-    import dns.rdataset
     import dns.rdatatype
     import dns.tsig
     import dns.tsigkeyring
@@ -188,18 +186,18 @@ class Rfc2136:
                 update.delete(name, kind)
                 continue
             raw = {_value(change.type, rdata): rdata for rdata in listed.raw} if listed else {}
-            gone = [rdata for value, rdata in raw.items() if value not in change.new.values]
-            if gone:
-                update.delete(name, *gone)
-            same_ttl = change.old is not None and change.old.ttl == change.new.ttl
-            # A new TTL is told with every record; those of others keep their very octets.
-            put = dns.rdataset.Rdataset(dns.rdataclass.IN, kind)
-            put.update_ttl(change.new.ttl)
-            for value in change.new.values:
-                if value not in raw or not same_ttl:
-                    put.add(raw.get(value) or _rdata(change.type, value), change.new.ttl)
-            if put:
-                update.add(name, put)
+            if listed and listed.rrset.ttl != change.new.ttl:
+                # Knot takes an addition of what is there already for no change, whatever its TTL.
+                update.delete(name, kind)
+                added = list(change.new.values)
+            else:
+                gone = [rdata for value, rdata in raw.items() if value not in change.new.values]
+                if gone:
+                    update.delete(name, *gone)
+                added = [value for value in change.new.values if value not in raw]
+            for value in added:
+                # The records of others keep their very octets.
+                update.add(name, change.new.ttl, raw.get(value) or _rdata(change.type, value))
         return update
 
     def _send(self, zone: str, message: Any) -> Any:
