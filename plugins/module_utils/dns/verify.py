@@ -74,8 +74,8 @@ def parse_server(text: str) -> Server:
     """Read ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT. Raises ValueError for anything else."""
     address, port = text, "53"
     if text.startswith("["):
-        address, _bracket, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") or port
+        address, bracket, rest = text[1:].partition("]:")
+        port = rest if bracket else ""
     elif text.count(":") == 1:
         address, _colon, port = text.partition(":")
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
