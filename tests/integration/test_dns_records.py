@@ -349,9 +349,12 @@ def test_an_answer_that_is_lost_after_the_change_was_made(stage: Stage) -> None:
         Change(None, RRset(f"new.{zone}", "A", 300, ("192.0.2.7",))),
         Change(live, RRset(zone, "TXT", 60, live.values)),
     ]
-    # An update has operation code 5 in its third octet, after two octets of length (RFC 1035 section 4.1.1).
-    is_change = (lambda request: request[4] >> 3 == 5) if stage.name == "knot" else (lambda r: r.startswith(b"PATCH"))
-    lost = []
+
+    def is_change(request: bytes) -> bool:
+        # Operation code 5 in the third octet, after two octets of length (RFC 1035 section 4.1.1).
+        return request[4] >> 3 == 5 if stage.name == "knot" else request.startswith(b"PATCH")
+
+    lost: list[bytes] = []
 
     def once(request: bytes) -> bool:
         if lost or not is_change(request):

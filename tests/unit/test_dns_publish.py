@@ -14,7 +14,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.mailwright.server.plugins.module_utils.dns import publish
 from ansible_collections.mailwright.server.plugins.module_utils.dns.ledger import LedgerError
-from ansible_collections.mailwright.server.plugins.module_utils.dns.ledger_file import locked
+from ansible_collections.mailwright.server.plugins.module_utils.dns.ledger_file import locked, write_ledger
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.registry import (
     PROVIDERS,
     SettingsError,
@@ -117,7 +117,13 @@ def test_no_secret_and_nothing_else_is_cut_out(run: Any) -> None:
     result = run([MX], providers={"hand": settings})
     text = json.dumps(result)
     assert "geheim" not in text and "http://127.0.0.1:9: no answer" in result["msg"]
-    wrong = {"type": "rfc2136", "server": "127.0.0.1", "key_name": "k.", "key_secret": "geheim-2", "port": "x"}
+    wrong: dict[str, Any] = {
+        "type": "rfc2136",
+        "server": "127.0.0.1",
+        "key_name": "k.",
+        "key_secret": "geheim-2",
+        "port": "x",
+    }
     text = json.dumps(run([MX], providers={"hand": wrong}))
     assert "geheim" not in text and "providers.hand.port: 'x': must be a whole number" in text
     wrong["port"] = 53
@@ -194,7 +200,7 @@ def test_no_zone_is_written_before_all_are_planned_and_announced(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    real = publish.write_ledger
+    real = write_ledger
 
     def watched(path: str, ledger: Any) -> None:
         files = tmp_path / "zones"
