@@ -284,6 +284,9 @@ def test_spf_edited_by_somebody_keeps_their_terms() -> None:
     world.put(rrset("", "TXT", "v=spf1 mx include:news.test -all"))
     world.run([rrset("", "TXT", "v=spf1 a -all")])
     assert world.texts() == {"v=spf1 include:news.test a -all"}
+    # Ours or not: they wrote theirs with it in mind.
+    world.run([rrset("", "TXT", "v=spf1 a ~all")])
+    assert world.texts() == {"v=spf1 include:news.test a -all"}
     world.run([])
     assert world.texts() == {"v=spf1 include:news.test -all"}
 
