@@ -64,7 +64,7 @@ class Image:
 
 BASE = Image("base")
 IMAGES = {
-    "ns1": Image("ns1", ("knot", "nginx-light")),
+    "ns1": Image("ns1", ("knot", "nginx-light", "pdns-server", "pdns-backend-sqlite3")),
     "peer": Image(
         "peer", ("postfix", "dovecot-imapd", "opendkim", "opendkim-tools", "opendmarc", "publicsuffix", "swaks")
     ),
@@ -78,6 +78,7 @@ class Lab:
     number: int
     password: str = field(default_factory=lambda: "lab-" + secrets.token_urlsafe(9))
     tsig: str = field(default_factory=lambda: secrets.token_hex(16))
+    pdns: str = field(default_factory=lambda: secrets.token_hex(16))
 
     @property
     def network(self) -> ipaddress.IPv4Network:
@@ -295,6 +296,11 @@ def network_down(lab: Lab) -> None:
 # --- hosts ----------------------------------------------------------------------------------------------------------
 
 
+def tsig_base64(lab: Lab) -> str:
+    """The TSIG key as name servers and their clients write it."""
+    return base64.b64encode(bytes.fromhex(lab.tsig)).decode()
+
+
 def host_dir(name: str) -> Path:
     return STATE / "hosts" / name
 
@@ -330,7 +336,8 @@ def prepare_host(lab: Lab, name: str) -> None:
         up / "etc/ssh/ssh_host_ed25519_key", (STATE / "host_key").read_text(), 0o600
     )
     write(up / "etc/ssh/ssh_host_ed25519_key.pub", (STATE / "host_key.pub").read_text())
-    values = {"PASSWORD": lab.password, "TSIG_BASE64": base64.b64encode(bytes.fromhex(lab.tsig)).decode()}
+    values = {"PASSWORD": lab.password, "TSIG_BASE64": tsig_base64(lab), "PDNS_KEY": lab.pdns}
+    values["NETWORK"] = str(lab.network)
     for other in HOST_NUMBER:
         values[other.upper()] = lab.address(other)
         values[f"{other.upper()}_LAST"] = lab.address(other).rpartition(".")[2]
@@ -461,6 +468,8 @@ def write_contract(lab: Lab) -> None:
     exports = {
         **{f"LAB_{name.upper().replace('-', '_')}": lab.address(name) for name in names},
         "LAB_PASSWORD": lab.password,
+        "LAB_TSIG": tsig_base64(lab),
+        "LAB_PDNS_KEY": lab.pdns,
         "LAB_CA": str(STATE / "ca/ca.pem"),
         "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / ".collections"),
         "PATH": f"{CHECKOUT}/.venv/bin:$PATH",
@@ -474,7 +483,7 @@ def up(names: list[str]) -> None:
     if lab is None or not hosts_running():
         number = claim_number()
         if lab is None or lab.number != number:
-            lab = Lab(number) if lab is None else Lab(number, lab.password, lab.tsig)
+            lab = Lab(number) if lab is None else Lab(number, lab.password, lab.tsig, lab.pdns)
             shutil.rmtree(STATE / "hosts", ignore_errors=True)
         lab.save()
     keys()

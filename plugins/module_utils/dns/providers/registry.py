@@ -1,0 +1,99 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The providers by name, and how the settings of one are checked. A provider's module is loaded when it is opened."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.contract import Provider
+
+_PACKAGE = __name__.rpartition(".")[0]
+# Name in the settings -> module of this package, and its class. The class has SETTINGS: keyword of the constructor ->
+# Setting; a module that needs a library has LIBRARY_ERROR.
+PROVIDERS: Mapping[str, tuple[str, str]] = {
+    "manual": ("manual", "Manual"),
+    "powerdns": ("powerdns", "PowerDNS"),
+    "rfc2136": ("rfc2136", "Rfc2136"),
+}
+
+
+class SettingsError(Exception):
+    """The settings of a provider are wrong; one line for each mistake: key, value, what is right."""
+
+
+class LibraryMissingError(Exception):
+    """A Python library is missing on the controller. `trace` is the import's traceback."""
+
+    def __init__(self, provider: str, trace: str) -> None:
+        super().__init__(f"provider {provider}: a Python library is missing on the controller")
+        self.trace = trace
+
+
+def provider_class(settings: Mapping[str, Any]) -> type[Any]:
+    """Load the class that the setting `type` names. Raises SettingsError and LibraryMissingError."""
+    name = settings.get("type")
+    if name not in PROVIDERS:
+        raise SettingsError(f"type: {name!r}: must be one of {', '.join(sorted(PROVIDERS))}")
+    module_name, class_name = PROVIDERS[str(name)]
+    module = importlib.import_module(f"{_PACKAGE}.{module_name}")
+    trace = getattr(module, "LIBRARY_ERROR", None)
+    if trace:
+        raise LibraryMissingError(str(name), trace)
+    loaded: type[Any] = getattr(module, class_name)
+    return loaded
+
+
+def secrets_of(settings: Mapping[str, Any]) -> set[str]:
+    """The secrets among the settings, for keeping them out of every output; of an unknown type, all values are."""
+    try:
+        known = provider_class(settings).SETTINGS
+    except (SettingsError, LibraryMissingError):
+        return {str(value) for key, value in settings.items() if key != "type" and value}
+    return {str(value) for key, value in settings.items() if value and key in known and known[key].secret}
+
+
+def open_provider(settings: Mapping[str, Any]) -> Provider:
+    """Make the provider that the settings describe: `type`, and the keywords of its class. Connects to nothing.
+
+    Raises SettingsError with every mistake at once, without a secret's value, and LibraryMissingError.
+    """
+    loaded = provider_class(settings)
+    known = loaded.SETTINGS
+    given = {key: value for key, value in settings.items() if key != "type" and value is not None}
+    errors = [f"{key}: unknown; {settings['type']} has {', '.join(known)}" for key in given if key not in known]
+    errors += [f"{key}: missing: {known[key].meaning}" for key in known if known[key].required and key not in given]
+    values = {}
+    for key, value in given.items():
+        if key in known:
+            kind = getattr(known[key], "kind", str)
+            try:
+                values[key] = _as(kind, value)
+            except ValueError:
+                shown = "its value" if known[key].secret else repr(value)
+                errors.append(f"{key}: {shown}: must be {_WORDS[kind]}: {known[key].meaning}")
+    if not errors:
+        try:
+            provider: Provider = loaded(**values)
+            return provider
+        except ValueError as error:
+            errors.append(str(error))
+    raise SettingsError("\n".join(errors))
+
+
+_WORDS = {str: "a text that is not empty", int: "a whole number above 0"}
+
+
+def _as(kind: type[Any], value: Any) -> Any:
+    """A setting's value in its type; Ansible gives numbers as text at times."""
+    if kind is int:
+        number = int(value) if not isinstance(value, bool) else 0
+        if number <= 0:
+            raise ValueError("not above 0")
+        return number
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("not a text")
+    return value
