@@ -9,7 +9,7 @@ import base64
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -136,8 +136,8 @@ def render_state(state: State) -> str:
     content = {
         "version": STATE_VERSION,
         "clock": state.clock,
-        "behind": asdict(state.behind) if state.behind else None,
-        "keys": [asdict(key) for key in state.keys],
+        "behind": vars(state.behind) if state.behind else None,
+        "keys": [vars(key) for key in state.keys],
         "used": sorted(state.used),
     }
     return json.dumps(content, indent=2, sort_keys=True, default=datetime.isoformat) + "\n"
