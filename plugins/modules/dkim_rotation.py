@@ -460,7 +460,7 @@ class Rotation:
             files=files,
             found={selector: pair for selector, pair in found.items() if pair},
             tombstones=tombstones,
-            configured=frozenset(name for name in selectors if f'"{name}"' in self.configuration),
+            configured=frozenset(name for name in selectors | files if f'"{name}"' in self.configuration),
         )
 
     def step(self, domain: str) -> tuple[State, list[Action]]:

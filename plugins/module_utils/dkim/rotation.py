@@ -177,9 +177,17 @@ class _Machine:
             selector: sighting for selector, sighting in observations.sightings.items() if agrees(sighting, now)
         }
 
-    def change(self, key: Key, state: str, **more: bool) -> None:
+    def change(self, key: Key, state: str) -> None:
         """Bring a key into a state, whose wait has not begun."""
-        self.keys[key.selector] = replace(key, state=state, since=self.now, waited=None, **more)
+        revoked = state == "revoked"
+        self.keys[key.selector] = replace(
+            key,
+            state=state,
+            since=self.now,
+            waited=None,
+            live=key.live and not revoked,
+            verified=(key.verified or state == "propagated") and not revoked,
+        )
 
     def of(self, algorithm: str, *states: str) -> list[Key]:
         """Keys in these states, in the states' order, the newest selector first."""
@@ -205,7 +213,7 @@ class _Machine:
         """A tombstone outlives a restored state; a key without its file cannot sign."""
         for key in list(self.keys.values()):
             if key.selector in self.seen.tombstones and key.state != "revoked":
-                self.change(key, "revoked", live=False, verified=False)
+                self.change(key, "revoked")
             elif key.selector not in self.seen.files and key.state in ("active", *_NEXT):
                 self.change(key, "retiring")
 
@@ -241,7 +249,7 @@ class _Machine:
         for key in list(self.keys.values()):
             sight, text = self.sight(key), self.text(key)
             if key.state != "revoked" and text is not None and is_revocation(text):
-                self.change(key, "revoked", live=False, verified=False)
+                self.change(key, "revoked")
             elif key.state != "revoked" and sight in ("live", "absent", "other"):
                 self.keys[key.selector] = replace(key, live=sight == "live")
             if sight in ("absent", "other", "mixed"):
@@ -264,7 +272,7 @@ class _Machine:
             self.change(key, "published")
             self.begin(self.keys[key.selector])
         elif sight == "live" and key.state == "published" and self.has_propagated(key):
-            self.change(key, "propagated", verified=True)
+            self.change(key, "propagated")
 
     def verify(self, key: Key) -> None:
         """Find out whether an active key that began to sign unverified can be verified everywhere by now."""
@@ -311,7 +319,7 @@ class _Machine:
         at_once = self.policy.immediate or not self.policy.wanted or (algorithm != "rsa" and self.rsa_verified())
         for key in self.of(algorithm, "active", "retiring", *_NEXT):
             if key.compromised and (at_once or key.state != "active"):
-                self.change(key, "revoked", live=False, verified=False)
+                self.change(key, "revoked")
 
     def emergency(self) -> bool:
         """Whether compromised keys are being replaced, or were a short time ago."""
@@ -336,8 +344,11 @@ class _Machine:
         """Keep exactly one active key, and bring the next one up when it is due."""
         active = next(iter(self.of(algorithm, "active")), None)
         if active is None:
-            chosen = self.first(algorithm, lambda key: key.live) or self.first(
-                algorithm, lambda key: key.state in _NEXT
+            # where the state was lost, the filter's configuration still tells which one has signed
+            chosen = (
+                self.first(algorithm, lambda key: key.live)
+                or self.first(algorithm, lambda key: key.state in _NEXT and key.selector in self.seen.configured)
+                or self.first(algorithm, lambda key: key.state in _NEXT)
             )
             if chosen is None:
                 self.actions.append(Generate(algorithm))
@@ -347,10 +358,7 @@ class _Machine:
             heir = self.heir(active)
             if heir is not None:
                 self.activate(heir)
-                if active.compromised:
-                    self.change(active, "revoked", live=False, verified=False)
-                else:
-                    self.change(active, "retiring")
+                self.change(active, "revoked" if active.compromised else "retiring")
             elif not self.of(algorithm, *_NEXT) and self.due(active):
                 self.actions.append(Generate(algorithm))
         # one next key is enough; another one may have signed before an old state was restored
@@ -371,7 +379,14 @@ class _Machine:
         # the record of the active key is not there, or mail must leave it: whatever is live is better
         in_need = active.compromised or self.sight(active) in ("absent", "other", "mixed")
         states = (*_NEXT, "retiring") if in_need else ("propagated",)
-        return self.first(active.algorithm, lambda key: key.state in states and self.sight(key) == "live")
+
+        def live(key: Key) -> bool:
+            return key.state in states and self.sight(key) == "live"
+
+        # one that no cache denies, before one that has just appeared
+        return self.first(active.algorithm, lambda key: live(key) and key.verified) or self.first(
+            active.algorithm, live
+        )
 
     def due(self, active: Key) -> bool:
         """Whether a key needs a successor: old, compromised, or its record gone that had been there."""
@@ -392,7 +407,7 @@ class _Machine:
                 elif key.waited is None:
                     self.begin(key)
                 elif self.waits(key) >= self.retirement(key) and (rsa_live or not self.policy.wanted):
-                    self.change(key, "revoked", live=False, verified=False)
+                    self.change(key, "revoked")
             elif key.state == "revoked" and not in_use:
                 if key.waited is not None:
                     if self.waits(key) >= self.policy.revoked_for:

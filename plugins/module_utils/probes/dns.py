@@ -196,7 +196,7 @@ def read_keys(domains: Iterable[str]) -> dict[str, list[Key]]:
         configuration = Path(SIGNING).read_text(encoding="utf-8")
     except FileNotFoundError:
         configuration = ""
-    found = {}
+    found: dict[str, list[Key]] = {}
     for domain in domains:
         try:
             state = parse_state(Path(KEYS, domain, STATE_FILE).read_text(encoding="utf-8"))
