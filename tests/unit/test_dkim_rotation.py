@@ -421,10 +421,14 @@ class World:
         self.last_common = 0.0
         self.leaps: list[float] = []
         self.policy = Policy()
+        # what fails for a while: publishing at server 1, 2 or both (3), writing the filter's configuration
+        self.failing = 0
+        self.filter_fails = False
         # the disk
         self.written = State()
         self.files: dict[str, tuple[str, str]] = {}
         self.tombstones: set[str] = set()
+        self.graves_before: frozenset[str] = frozenset()
         self.configured: frozenset[str] = frozenset()
         self.snapshots: list[State] = []
         self.attic: dict[str, tuple[str, str]] = {}
@@ -470,6 +474,10 @@ class World:
 
     def module(self, sightings: Mapping[str, Sighting], policy: Policy) -> None:
         before, now = self.state(), self.now()
+        self.graves_before = frozenset(self.tombstones)
+        if any(k.state == "active" and k.selector not in self.files for k in before.keys):
+            # there is no time to publish a key before it replaces one whose file is lost
+            self.excused, self.excused_until = True, self.time + 3 * HOUR
         after, actions = step(before, now, self.observations(sightings), policy)
         while any(isinstance(action, Generate) for action in actions):
             for action in actions:
@@ -531,6 +539,14 @@ class World:
                 assert not (gone and set(better) & set(self.files)), (
                     "signs with a key that is not live beside a live one"
                 )
+        was = {k.selector: k for k in before.keys}
+        for k in after.keys:
+            if k.state == "revoked" and k.selector in was and was[k.selector].state == "retiring" and policy.wanted:
+                told = sightings.get(k.selector)
+                forced = k.compromised or k.selector in self.compromised | self.vandalised
+                forced = forced or bool(told and told.text) or k.selector in self.graves_before
+                rsa = [o for o in after.keys if o.state == "active" and o.algorithm == "rsa"]
+                assert forced or any(self.sight_of(o, sightings) == "live" for o in rsa), "revoked without a live key"
         if policy.wanted:
             chosen = signing({"d": after})["d"]
             live = [k for k in after.keys if k.state == "active" and self.sight_of(k, sightings) == "live"]
@@ -613,12 +629,12 @@ class World:
     ) -> None:
         """What a schedule does: host, publish, observe, host, publish."""
         self.effects_left = kill if kill < 25 else None
-        failing, filter_fails = trouble % 8, trouble // 8 % 8 == 1
+        failing = trouble % 8 or self.failing
         lies = trouble if trouble >= 90 else 0
         policy = replace(self.policy, compromised=compromised, immediate=immediate)
         try:
             self.module({}, policy)
-            if not filter_fails:
+            if not self.filter_fails:
                 self.role()
             self.publish(failing)
             self.pass_time(300)
@@ -631,7 +647,7 @@ class World:
                     self.excused, self.excused_until = True, self.time + 3 * HOUR
                 self.last_common = self.host_offset
             self.module(sightings, policy)
-            if not filter_fails:
+            if not self.filter_fails:
                 self.role()
             self.publish(failing)
         except Killed:
@@ -656,7 +672,13 @@ class World:
             return
         doomed = self.tombstones | {k.selector for k in self.state().keys if k.compromised}
         replacing = doomed & self.configured
-        if verified and not replacing and self.time >= self.excused_until:
+        damaged = any(
+            server.get(k.selector, (None,))[0] != wanted_text(k)
+            for k in self.state().keys
+            if k.selector in self.vandalised
+            for server in self.servers
+        )
+        if verified and not replacing and not damaged and self.time >= self.excused_until:
             self.excused = False
         assert verified or self.excused, f"mail signed with {sorted(signed)} is not verified everywhere"
 
@@ -691,6 +713,11 @@ class World:
             self.host_offset = offset
         if second % 3 != 2:
             self.observer_offset = offset
+
+    def on_failure(self, first: int, _second: int) -> None:
+        """Publishing, or the filter's configuration, begins to fail or works again."""
+        self.failing = first % 5 % 4
+        self.filter_fails = first % 2 == 1
 
     def on_restore(self, first: int, _second: int) -> None:
         if self.snapshots:
@@ -743,7 +770,7 @@ class World:
 
 WEIGHTS = {
     "run": 8, "day": 8, "wait": 6, "clock": 2, "restore": 1, "domain": 1, "algorithm": 1, "emergency": 1, "vandal": 1,
-    "lost_file": 1, "stray": 1,
+    "failure": 2, "lost_file": 1, "stray": 1,
 }  # fmt: skip
 NAMES = [name for name, weight in WEIGHTS.items() for _copy in range(weight)]
 
@@ -762,6 +789,7 @@ def play(events: Iterable[Event]) -> World:
 def heal(world: World) -> None:
     """All is well again: after five daily runs one live key of each algorithm signs, and mail is verified."""
     world.host_offset = world.observer_offset = 0.0
+    world.failing, world.filter_fails = 0, False
     world.policy = Policy()
     for _day in range(5):
         world.run(99, 0)
