@@ -23,8 +23,8 @@ options:
     required: true
   dkim_keys:
     description:
-      - What RV(mailwright.server.dkim_keys#module:keys) returned.
-      - A domain without a key gets no DKIM record.
+      - What RV(mailwright.server.dkim_rotation#module:keys) returned.
+      - Every key listed gets its record, whatever its state; keys of a domain that the model has not, too.
     type: dict
     required: true
 """
@@ -43,7 +43,7 @@ _value:
   sample: "acme.test. 3600 IN MX 10 mx1.acme.test.\n"
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -51,7 +51,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.records impo
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import zone_text
 
 
-def dns_zone(model: Mapping[str, Any], dkim_keys: Mapping[str, Mapping[str, Any]]) -> str:
+def dns_zone(model: Mapping[str, Any], dkim_keys: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Write the records of a normalised model. Raises AnsibleFilterError for input that is not one."""
     try:
         return zone_text(record_set(model, dkim_keys))

@@ -159,9 +159,15 @@ def prove(lab: Lab) -> bool:
             except dns.exception.DNSException:
                 return None
 
-        if not dkim.verify(kept["answer"].encode(), dnsfunc=lookup):
-            raise NotProvedError(f"no key in the DNS verifies it: {', '.join(asked) or 'it is not signed'}")
-        return asked[0].rstrip(".")
+        raw = kept["answer"].encode()
+        signatures = [str(value) for value in email.message_from_bytes(raw).get_all("DKIM-Signature", [])]
+        algorithms = sorted(value for text in signatures for value in re.findall(r"\ba=([\w-]+)", text))
+        if algorithms != ["ed25519-sha256", "rsa-sha256"]:
+            raise NotProvedError(f"signed with {', '.join(algorithms) or 'nothing'}")
+        for index in range(len(signatures)):
+            if not dkim.DKIM(raw).verify(index, dnsfunc=lookup):
+                raise NotProvedError(f"the key in the DNS does not verify it: {asked[-1]}")
+        return " ".join(name.removesuffix("._domainkey.acme.test.") for name in asked)
 
     def gtube() -> str:
         return refused(lab, message("dave@peer.test", "alice@acme.test", body=GTUBE + "\n"), "Gtube")
@@ -195,7 +201,7 @@ def prove(lab: Lab) -> bool:
     proof.line("alice reads it in the webmail", alice_reads)
     proof.line("alice answers with an attachment, dave has it", alice_to_dave)
     proof.line("peer verified alice's DKIM, SPF and DMARC", peer_verified)
-    proof.line("her DKIM signature verifies with the live DNS", key_is_live)
+    proof.line("her RSA and Ed25519 signatures verify with the live DNS", key_is_live)
     proof.line("spam (GTUBE) is refused", gtube)
     proof.line("a virus (EICAR) is refused", eicar)
     proof.line("a message moved to Junk is learnt", junk_is_learnt)

@@ -83,7 +83,7 @@ def read(result: Result) -> Listed:
             listed.webmail.add(line[1:])
         elif not header and "secrets" in task and (secret := re.fullmatch(r"\+(/\S+) .*new content", line)):
             listed.secrets.add(secret[1])
-        elif not header and "signing key" in task and (key := re.fullmatch(r"\+(\S+) rsa \S+", line)):
+        elif not header and "signing key" in task and (key := re.fullmatch(r"\+(\S+) rsa \S+ active", line)):
             listed.keys.add(key[1])
         elif not header and "certificate" in task and (names := re.fullmatch(r"\+names: (.*)", line)):
             listed.certificates.update(names[1].split(", "))

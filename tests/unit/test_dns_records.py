@@ -25,8 +25,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 KEYS = {
-    "acme.test": {"selector": "20260301rk3x9", "path": "/k", "dns": "v=DKIM1; k=rsa; p=" + "A" * 392},
-    "globex.test": {"selector": "20260301r0a1b", "path": "/k", "dns": "v=DKIM1; k=rsa; p=" + "B" * 392},
+    "acme.test": [
+        {"selector": "20260301rk3x9", "path": "/k", "dns": "v=DKIM1; k=rsa; p=" + "A" * 392},
+        {"selector": "20260301ek3x9", "path": "/k", "dns": "v=DKIM1; k=ed25519; p=" + "A" * 44},
+        {"selector": "20250901rk3x9", "path": "/k", "dns": "v=DKIM1; k=rsa; p="},
+    ],
+    "globex.test": [{"selector": "20260301r0a1b", "path": "/k", "dns": "v=DKIM1; k=rsa; p=" + "B" * 392}],
 }
 MODEL: dict[str, Any] = {
     "hostname": "mx1.acme.test",
@@ -71,12 +75,12 @@ def test_every_record_of_a_host_and_two_domains() -> None:
         ("mx1.acme.test.", "AAAA"): {"2001:db8::10"},
         ("mx1.acme.test.", "TXT"): {"v=spf1 a -all"},
     }
-    for domain, key in KEYS.items():
+    for domain, keys in KEYS.items():
+        expected |= {(f"{key['selector']}._domainkey.{domain}.", "TXT"): {key["dns"]} for key in keys}
         expected |= {
             (f"{domain}.", "MX"): {"10 mx1.acme.test."},
             (f"{domain}.", "TXT"): {"v=spf1 mx -all"},
             (f"_dmarc.{domain}.", "TXT"): {f"v=DMARC1; p=quarantine; rua=mailto:postmaster@{domain}"},
-            (f"{key['selector']}._domainkey.{domain}.", "TXT"): {key["dns"]},
             (f"_imaps._tcp.{domain}.", "SRV"): {"0 1 993 mx1.acme.test."},
             (f"_submissions._tcp.{domain}.", "SRV"): {"0 1 465 mx1.acme.test."},
             (f"_submission._tcp.{domain}.", "SRV"): {"0 1 587 mx1.acme.test."},
@@ -102,6 +106,11 @@ def test_a_domain_without_a_key_has_no_dkim_record() -> None:
     assert not any("_domainkey" in name for name in names)
 
 
+def test_a_domain_that_left_keeps_its_dkim_records_alone() -> None:
+    found = parsed(zone_text(record_set(changed(domains=[]), KEYS)))
+    assert {name for name, _kind in found if "globex" in name} == {"20260301r0a1b._domainkey.globex.test."}
+
+
 def test_lines_are_sorted_and_absolute_whatever_the_order_given() -> None:
     rrsets = record_set(MODEL, KEYS)
     text = zone_text(rrsets)
@@ -117,9 +126,16 @@ def test_all_errors_are_reported_at_once() -> None:
         domains=[{"name": "a.test\nb", "enabled": True}, {"name": "acme.test", "enabled": True}],
     )
     with pytest.raises(ValueError, match="hostname: 'mx1'") as caught:
-        record_set(model, {"acme.test": {"selector": "a;b", "dns": "p=1"}})
+        record_set(model, {"acme.test": [{"selector": "a;b", "dns": "p=1"}], "..": []})
     message = str(caught.value)
-    for part in ("addresses.ipv4", "addresses.ipv6", "'a.test\\nb'", "acme.test.selector", "acme.test.dns"):
+    for part in (
+        "addresses.ipv4",
+        "addresses.ipv6",
+        "'a.test\\nb'",
+        "acme.test[0].selector",
+        "acme.test[0].dns",
+        "dkim_keys: '..'",
+    ):
         assert part in message
     assert "\n" not in message
 
@@ -136,7 +152,7 @@ def test_text_survives_the_presentation_form(octets: bytes) -> None:
 @given(st.lists(DOMAIN, min_size=1, max_size=5, unique=True), DOMAIN, LABEL)
 def test_a_zone_of_any_names_reads_back_as_the_record_sets(domains: list[str], host: str, selector: str) -> None:
     model = changed(hostname=host, domains=[{"name": name, "enabled": True} for name in domains])
-    rrsets = record_set(model, {name: {"selector": selector, "dns": "v=DKIM1; p=" + "Zm9v" * 90} for name in domains})
+    rrsets = record_set(model, {name: [{"selector": selector, "dns": "v=DKIM1; p=" + "Zm9v" * 90}] for name in domains})
     expected: dict[tuple[str, str], set[str]] = {}
     for rrset in rrsets:
         rdatas = [dns.rdata.from_text("IN", rrset.type, value) for value in rrset.values]
@@ -178,7 +194,7 @@ def test_the_longest_domain_with_the_longest_selector_fits_a_name() -> None:
     text = zone_text(
         record_set(
             changed(domains=[{"name": domain, "enabled": True}]),
-            {domain: {"selector": "s" * 32, "dns": "v=DKIM1; p="}},
+            {domain: [{"selector": "s" * 32, "dns": "v=DKIM1; p="}]},
         )
     )
     assert ("s" * 32 + "._domainkey." + domain + ".", "TXT") in parsed(text)

@@ -16,7 +16,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.probes.result im
 
 HOST = "mx1.acme.test"
 DKIM = "v=DKIM1; k=rsa; p=" + "A" * 300
-KEYS = {"acme.test": {"selector": "s1", "dns": DKIM}}
+KEYS = {"acme.test": [{"selector": "s1", "dns": DKIM}]}
 MODEL: dict[str, Any] = {
     "hostname": HOST,
     "addresses": {"ipv4": ["192.0.2.10"], "ipv6": []},
@@ -134,23 +134,22 @@ def test_reverse(names: Reply, forward: dict[str, Reply], status: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "words"),
+    ("keys", "words"),
     [
-        (Key("s1", DKIM, DKIM, True), None),
-        (None, "has no signing key"),
-        (Key("s1", DKIM, None, True), "cannot be read"),
-        (Key("s1", DKIM, "v=DKIM1; k=rsa; p=B", True), "is not the one"),
-        (Key("s1", DKIM, DKIM, False), "is not configured to sign"),
+        ([Key("s1", DKIM, True, DKIM, True)], None),
+        ([Key("s1", DKIM, True, DKIM, True), Key("s0", DKIM, False, None, False)], None),
+        ([], "has no signing key"),
+        ([Key("s0", DKIM, False, None, False)], "has no signing key"),
+        ([Key("s1", DKIM, True, None, True)], "cannot be read"),
+        ([Key("s1", DKIM, True, "v=DKIM1; k=rsa; p=B", True)], "is not the one"),
+        ([Key("s1", DKIM, True, DKIM, False)], "is not configured to sign"),
+        ([Key("s1", DKIM, True, DKIM, True), Key("s0", DKIM, False, None, True)], "is to sign no longer"),
     ],
 )
-def test_key_in_use(key: Key | None, words: str | None) -> None:
-    found = dns.evaluate_key("acme.test", key)
-    if words is None:
-        assert found is None
-    else:
-        assert found is not None
-        assert found[0] == "fail"
-        assert words in found[1]
+def test_keys_in_use(keys: list[Key], words: str | None) -> None:
+    found = dns.evaluate_keys("acme.test", keys)
+    assert [status for status, _text in found] == ([] if words is None else ["fail"])
+    assert words is None or words in found[0][1]
 
 
 def test_addresses_the_inventory_does_not_know() -> None:

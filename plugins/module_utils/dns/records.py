@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.mailwright.server.plugins.module_utils.dns.names import domain_error, selector_error
@@ -25,12 +25,13 @@ SERVICES: tuple[tuple[str, int, str | None], ...] = (
 
 
 def record_set(
-    model: Mapping[str, Any], dkim_keys: Mapping[str, Mapping[str, Any]], ttl: int = DEFAULT_TTL
+    model: Mapping[str, Any], dkim_keys: Mapping[str, Sequence[Mapping[str, Any]]], ttl: int = DEFAULT_TTL
 ) -> list[RRset]:
     """Derive the record sets for the mail host and every enabled domain.
 
     `model` is the normalised model (hostname, addresses, features, domains); `dkim_keys` maps a domain to its
-    selector and dns text, as the module dkim_keys returns it; a domain without a key gets no DKIM record.
+    keys, each with selector and dns text, as the module dkim_rotation returns them. A domain that is not in the model
+    any more gets its DKIM records alone: they retire slower than it leaves.
     Sorted as zone_text sorts. Raises ValueError with every name, selector, text and address that is wrong.
     """
     hostname = model["hostname"]
@@ -54,16 +55,18 @@ def record_set(
         add(domain, "MX", f"10 {hostname}.")
         add(domain, "TXT", text_value("v=spf1 mx -all"))
         add(f"_dmarc.{domain}", "TXT", text_value(f"v=DMARC1; p=quarantine; rua=mailto:postmaster@{domain}"))
-        if domain in dkim_keys:
-            key = dkim_keys[domain]
-            add(f"{key['selector']}._domainkey.{domain}", "TXT", text_value(key["dns"]))
         for service, port, feature in SERVICES:
             if feature is None or model["features"].get(feature, False):
                 add(f"{service}._tcp.{domain}", "SRV", f"0 1 {port} {hostname}.")
+    for domain, keys in dkim_keys.items():
+        for key in keys:
+            add(f"{key['selector']}._domainkey.{domain}", "TXT", text_value(key["dns"]))
     return sorted(found, key=zone_order)
 
 
-def _errors(model: Mapping[str, Any], domains: list[str], dkim_keys: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _errors(
+    model: Mapping[str, Any], domains: list[str], dkim_keys: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[str]:
     errors = []
     problem = domain_error(model["hostname"])
     if problem:
@@ -72,12 +75,16 @@ def _errors(model: Mapping[str, Any], domains: list[str], dkim_keys: Mapping[str
         problem = domain_error(domain)
         if problem:
             errors.append(f"domains: {problem}")
-        if domain in dkim_keys:
-            problem = selector_error(dkim_keys[domain]["selector"])
+    for domain, keys in dkim_keys.items():
+        problem = domain_error(domain)
+        if problem:
+            errors.append(f"dkim_keys: {problem}")
+        for index, key in enumerate(keys):
+            problem = selector_error(key["selector"])
             if problem:
-                errors.append(f"dkim_keys.{domain}.selector: {problem}")
-            if not str(dkim_keys[domain]["dns"]).startswith("v=DKIM1;"):
-                errors.append(f"dkim_keys.{domain}.dns: {dkim_keys[domain]['dns']!r} does not begin with v=DKIM1;")
+                errors.append(f"dkim_keys.{domain}[{index}].selector: {problem}")
+            if not str(key["dns"]).startswith("v=DKIM1;"):
+                errors.append(f"dkim_keys.{domain}[{index}].dns: {key['dns']!r} does not begin with v=DKIM1;")
     for family, version in (("ipv4", 4), ("ipv6", 6)):
         for address in model["addresses"][family]:
             try:

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.mailwright.server.plugins.module_utils.dkim.state import STATE_FILE, parse_state, record_text
+from ansible_collections.mailwright.server.plugins.module_utils.dkim.generate import LIBRARY_ERROR, public_text
+from ansible_collections.mailwright.server.plugins.module_utils.dkim.rotation import signing
+from ansible_collections.mailwright.server.plugins.module_utils.dkim.state import STATE_FILE, parse_state, wanted_text
 from ansible_collections.mailwright.server.plugins.module_utils.dns.records import record_set
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value, zone_text
 from ansible_collections.mailwright.server.plugins.module_utils.probes.result import Result, Status, worst
@@ -22,7 +24,6 @@ try:
     import dns.exception
     import dns.resolver
     import dns.reversename
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 except ImportError:
     HAVE_LIBRARIES = False
 else:
@@ -46,14 +47,16 @@ class Reply:
 Finding = tuple[Status, str]
 
 
-def wanted_by_owner(model: Mapping[str, Any], keys: Mapping[str, Mapping[str, Any]]) -> dict[str, list[RRset]]:
-    """The derived record sets, apart for the host and for each enabled domain."""
+def wanted_by_owner(
+    model: Mapping[str, Any], keys: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, list[RRset]]:
+    """The derived record sets, apart for the host and for each enabled domain; `keys` as in record_set."""
     hostname = model["hostname"]
     host = record_set({**model, "domains": []}, {})
     found = {hostname: host}
     for domain in model["domains"]:
         if domain["enabled"]:
-            records = record_set({**model, "domains": [domain]}, keys)
+            records = record_set({**model, "domains": [domain]}, {domain["name"]: keys.get(domain["name"], [])})
             # Where the host's name is a mail domain too, the domain's SPF takes the place of the host's.
             own = domain["name"] == hostname
             found[domain["name"]] = records if own else [rrset for rrset in records if rrset not in host]
@@ -157,54 +160,63 @@ def evaluate_reverse(address: str, hostname: str, names: Reply, forward: Mapping
 
 @dataclass(frozen=True)
 class Key:
-    """What the host has of a domain's active key: the record's text by the state file and by the private key (None: it
-    cannot be read), and whether the filter's configuration names the key."""
+    """What the host has of a domain's key: the text that its record has to have, whether it is to sign, the record's
+    text by the private key (None: it cannot be read), and whether the filter's configuration names the key."""
 
     selector: str
     stated: str
+    signs: bool
     derived: str | None
     configured: bool
 
 
-def evaluate_key(domain: str, key: Key | None) -> Finding | None:
-    """Judge a domain's signing key (None: it has none)."""
-    if key is None:
-        return "fail", f"{domain}: has no signing key: its mail is not signed"
-    if key.derived is None:
-        return "fail", f"{domain}: the private key of {key.selector} cannot be read: its mail is not signed"
-    if key.derived != key.stated:
-        return "fail", f"{domain}: the private key of {key.selector} is not the one that the state file names"
-    if not key.configured:
-        return "fail", f"{domain}: the filter is not configured to sign with {key.selector}"
-    return None
+def evaluate_keys(domain: str, keys: Sequence[Key]) -> list[Finding]:
+    """Judge a domain's signing keys."""
+    findings: list[Finding] = []
+    for key in keys:
+        if not key.signs:
+            if key.configured:
+                findings.append(("fail", f"{domain}: the filter signs with {key.selector}, which is to sign no longer"))
+        elif key.derived is None:
+            findings.append(("fail", f"{domain}: the private key of {key.selector} cannot be read: it does not sign"))
+        elif key.derived != key.stated:
+            findings.append(
+                ("fail", f"{domain}: the private key of {key.selector} is not the one that the state file names")
+            )
+        elif not key.configured:
+            findings.append(("fail", f"{domain}: the filter is not configured to sign with {key.selector}"))
+    if not any(key.signs for key in keys):
+        findings.append(("fail", f"{domain}: has no signing key: its mail is not signed"))
+    return findings
 
 
-def read_keys(domains: Iterable[str]) -> dict[str, Key]:
-    """Read the active keys; a domain that has none is left out. Raises ValueError for a state file that is none."""
+def read_keys(domains: Iterable[str]) -> dict[str, list[Key]]:
+    """Read all keys that have a record. Raises ValueError for a state file that is none."""
     try:
-        signing = Path(SIGNING).read_text(encoding="utf-8")
+        configuration = Path(SIGNING).read_text(encoding="utf-8")
     except FileNotFoundError:
-        signing = ""
-    found = {}
+        configuration = ""
+    found: dict[str, list[Key]] = {}
     for domain in domains:
         try:
             state = parse_state(Path(KEYS, domain, STATE_FILE).read_text(encoding="utf-8"))
         except FileNotFoundError:
             continue
-        if state is not None:
-            path = os.path.join(KEYS, domain, f"{state.selector}.key")
-            configured = f'"{path}"' in signing and f'"{state.selector}"' in signing
-            found[domain] = Key(state.selector, state.dns, _public_text(path), configured)
+        signs = signing({domain: state}).get(domain, [])
+        found[domain] = []
+        for key in state.keys:
+            path = os.path.join(KEYS, domain, f"{key.selector}.key")
+            configured = f'"{path}"' in configuration and f'"{key.selector}"' in configuration
+            derived = _derived_text(key.algorithm, path) if key in signs else None
+            found[domain].append(Key(key.selector, wanted_text(key), key in signs, derived, configured))
     return found
 
 
-def _public_text(path: str) -> str | None:
+def _derived_text(algorithm: str, path: str) -> str | None:
     try:
-        # The file is our own; checking its primes costs 30 ms a key.
-        key = load_pem_private_key(Path(path).read_bytes(), None, unsafe_skip_rsa_key_validation=True)
-    except (OSError, ValueError):
+        return public_text(algorithm, Path(path).read_bytes())
+    except OSError:
         return None
-    return record_text(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 class Resolver:
@@ -245,12 +257,14 @@ def _value(record: Any, kind: str) -> str:
 
 def probe(model: Mapping[str, Any], timeout: float) -> list[Result]:
     """Ask for everything and compare; `timeout` in seconds for one question."""
-    if not HAVE_LIBRARIES:
+    if not HAVE_LIBRARIES or LIBRARY_ERROR:
         return [Result("dns", "dns", "fail", "python3-dnspython or python3-cryptography is not installed on the host")]
     hostname, addresses = model["hostname"], [*model["addresses"]["ipv4"], *model["addresses"]["ipv6"]]
     domains = [domain["name"] for domain in model["domains"] if domain["enabled"]]
     keys = read_keys(domains)
-    wanted = wanted_by_owner(model, {name: {"selector": key.selector, "dns": key.stated} for name, key in keys.items()})
+    wanted = wanted_by_owner(
+        model, {name: [{"selector": key.selector, "dns": key.stated} for key in found] for name, found in keys.items()}
+    )
     questions = {(rrset.name, rrset.type) for records in wanted.values() for rrset in records}
     resolver = Resolver(timeout)
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -266,8 +280,7 @@ def probe(model: Mapping[str, Any], timeout: float) -> list[Result]:
         result = evaluate_owner(owner, records, replies)
         findings = []
         if owner in domains:
-            finding = evaluate_key(owner, keys.get(owner))
-            findings = [finding] if finding else []
+            findings = evaluate_keys(owner, keys.get(owner, []))
         if owner == hostname:
             findings += unlisted_families(model, replies)
         results.append(with_findings(result, findings))
