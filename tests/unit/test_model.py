@@ -211,7 +211,7 @@ def test_every_variable_refuses_a_wrong_type(name: str) -> None:
             {"mail_dns": {"providers": {"a": {"type": "manual"}}, "zones": {"x y": "a"}}},
             "mail_dns.zones.'x y': 'x y' is",
         ),
-        ({"mail_dns": {"resolvers": ["ns1"]}}, "mail_dns.resolvers[0]: 'ns1' does not appear to be an IPv4 or IPv6"),
+        ({"mail_dns": {"resolvers": ["ns1"]}}, "mail_dns.resolvers[0]: 'ns1' is not an IP address: write 192.0.2.53"),
         ({"mail_hostname": "mx1.acme.test\nx"}, "mail_hostname: 'mx1.acme.test\\nx' is not a host name"),
     ],
 )

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
@@ -22,6 +21,7 @@ from .values import (
     parse_mailbox_name,
     parse_password,
     parse_password_hash,
+    parse_resolver,
     parse_size,
     parse_text,
 )
@@ -230,7 +230,7 @@ class _Builder:
                     self.problems.error(path, f"{shown(provider)} is not one of mail_dns.providers: {known}")
             elif name is not None:
                 zones[name] = provider
-        resolvers = [self.attempt(f"mail_dns.resolvers[{index}]", lambda text: str(ipaddress.ip_address(text)), value)
+        resolvers = [self.attempt(f"mail_dns.resolvers[{index}]", parse_resolver, value)
                      for index, value in enumerate(values["resolvers"])]  # fmt: skip
         return {
             "providers": providers,

@@ -184,6 +184,14 @@ def parse_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return address
 
 
+def parse_resolver(text: str) -> str:
+    """The address of a DNS server, which may be on loopback."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not an IP address: write 192.0.2.53 or 2001:db8::53, say") from None
+
+
 def parse_text(text: str) -> str:
     """One line of text for people."""
     if has_control(text):
