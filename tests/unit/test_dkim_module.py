@@ -38,6 +38,8 @@ from ansible_collections.mailwright.server.plugins.modules import dkim_rotation 
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.usefixtures("module_process")
+
 OWN = {"owner": pwd.getpwuid(os.geteuid()).pw_name, "group": grp.getgrgid(os.getegid()).gr_name}
 MESSAGE = b"From: alice@acme.test\r\nTo: dave@peer.test\r\nSubject: hello\r\n\r\nHello, Dave.\r\n"
 

@@ -26,6 +26,8 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.publish impo
 from ansible_collections.mailwright.server.plugins.module_utils.dns.verify import Server, parse_server
 from ansible_collections.mailwright.server.plugins.modules import dns_records
 
+pytestmark = pytest.mark.usefixtures("module_process")
+
 MX = {"name": "acme.test", "type": "MX", "ttl": 300, "values": ["10 MX1.acme.test."]}
 A = {"name": "mx1.sub.acme.test.", "type": "A", "ttl": 300, "values": ["192.0.2.1"]}
 
