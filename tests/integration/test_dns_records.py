@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.contract import (
     Change,
     ConflictError,
@@ -164,6 +165,22 @@ def test_from_empty_to_full_and_back_beside_what_others_wrote(stage: Stage) -> N
     last = stage.run([], force_delete=True)
     assert last["changed"] and stage.live() == before
     assert not stage.run([])["changed"]
+
+
+def test_by_a_playbook_on_the_controller(stage: Stage, lab: Lab, tmp_path: Path) -> None:
+    arguments = {key: value for key, value in stage.arguments(stage.wanted()).items() if not key.startswith("_")}
+    task = {"mailwright.server.dns_records": arguments, "delegate_to": "localhost"}
+    play = [{"hosts": "all", "gather_facts": False, "tasks": [task]}]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
+    python = f"ansible_python_interpreter={sys.executable}"
+    for changed in (1, 0):
+        done = lab.playbook(
+            "-i", "localhost,", "-c", "local", "-e", python, str(tmp_path / "play.yml"), "--diff", "-vvv"
+        )
+        assert f"ok=1    changed={changed} " in done.stdout, done.stdout + done.stderr
+        assert ("+_dmarc." in done.stdout) is bool(changed)
+        secret = stage.server.settings["key_secret" if stage.name == "knot" else "key"]
+        assert secret not in done.stdout + done.stderr
 
 
 def test_an_alias_takes_an_address_place_and_the_other_way_round(stage: Stage) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import multiprocessing
 from pathlib import Path
@@ -15,6 +16,7 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.mailwright.server.plugins.module_utils.dns import publish
 from ansible_collections.mailwright.server.plugins.module_utils.dns.ledger import LedgerError
 from ansible_collections.mailwright.server.plugins.module_utils.dns.ledger_file import locked, write_ledger
+from ansible_collections.mailwright.server.plugins.module_utils.dns.providers import registry
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.registry import (
     PROVIDERS,
     SettingsError,
@@ -152,6 +154,12 @@ def test_every_provider_describes_its_settings(name: str) -> None:
     assert settings and all(setting.meaning for setting in settings.values())
     secret = {key for key, setting in settings.items() if setting.secret}
     assert secrets_of({"type": name, **dict.fromkeys(settings, "value")}) == ({"value"} if secret else set())
+
+
+def test_ansible_finds_every_provider_by_an_import() -> None:
+    tree = ast.parse(Path(str(registry.__file__)).read_text(encoding="utf-8"))
+    named = {name.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert {module for module, _class in PROVIDERS.values()} <= named
 
 
 def test_the_longest_zone_gets_the_record() -> None:

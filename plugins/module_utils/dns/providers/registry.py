@@ -7,9 +7,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.contract import Provider
+
+if TYPE_CHECKING:
+    # Ansible sends a module along with what import statements name, so each provider needs to be named in one.
+    from ansible_collections.mailwright.server.plugins.module_utils.dns.providers import (  # noqa: F401
+        manual,
+        powerdns,
+        rfc2136,
+    )
 
 _PACKAGE = __name__.rpartition(".")[0]
 # Name in the settings -> module of this package, and its class. The class has SETTINGS: keyword of the constructor ->
