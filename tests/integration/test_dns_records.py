@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import socket
@@ -36,6 +37,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.verify impor
     parse_server,
     verify,
 )
+from ansible_collections.mailwright.server.tests import provider_contract
 from connection import CHECKOUT, Lab
 from nameservers import Knot, PowerDns
 
@@ -220,6 +222,26 @@ def test_a_stale_old_value_is_a_conflict_and_nothing_of_the_call_is_made(stage: 
     for _again in range(2):
         stage.provider.apply(zone, [Change(None, new)])
     assert stage.provider.get(zone, new.name, "A") == new
+
+
+@pytest.mark.parametrize("check", provider_contract.CHECKS, ids=lambda check: check.__name__)
+def test_the_contract_of_providers(
+    stage: Stage, check: Callable[..., None], request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    zones: list[str] = []
+
+    def zone() -> str:
+        zones.append(f"c{uuid.uuid4().hex[:8]}.test")
+        stage.server.add({zones[-1]: ""})
+        return f"{zones[-1]}."
+
+    request.addfinalizer(lambda: stage.server.remove(zones) if zones else None)
+    secret = "key_secret" if stage.name == "knot" else "key"
+    wrong = open_provider({**stage.server.settings, secret: "c2VjcmV0"})
+    case = provider_contract.Case(
+        stage.name, stage.provider, zone, wrong=wrong, secrets=(stage.server.settings[secret], "c2VjcmV0")
+    )
+    check(case, caplog) if "caplog" in inspect.signature(check).parameters else check(case)
 
 
 def test_a_name_under_a_wildcard_is_not_there(stage: Stage) -> None:
