@@ -41,7 +41,7 @@ except ImportError:
     LIBRARY_ERROR = traceback.format_exc()
 
 TYPES = frozenset(
-    "A AAAA CAA CNAME HTTPS LOC MX NAPTR OPENPGPKEY PTR SMIMEA SRV SSHFP SVCB TLSA TXT URI".split()  # noqa: SIM905
+    "A AAAA CAA CNAME HTTPS MX NAPTR OPENPGPKEY PTR SMIMEA SRV SSHFP SVCB TLSA TXT URI".split()  # noqa: SIM905
 )
 ATTEMPTS = 3
 # Connections that are kept open: as many as zones are worked on at a time.

@@ -63,7 +63,7 @@ except ImportError:
     LIBRARY_ERROR = traceback.format_exc()
 
 TYPES = frozenset(
-    "A AAAA CAA CNAME HTTPS LOC MX NAPTR OPENPGPKEY PTR SMIMEA SRV SSHFP SVCB TLSA TXT URI".split()  # noqa: SIM905
+    "A AAAA CAA CNAME HTTPS MX NAPTR OPENPGPKEY PTR SMIMEA SRV SSHFP SVCB TLSA TXT URI".split()  # noqa: SIM905
 )
 ALGORITHMS = ("hmac-sha224", "hmac-sha256", "hmac-sha384", "hmac-sha512")
 # What the zone's signer writes.
@@ -194,7 +194,11 @@ class Rfc2136:
                 update.delete(name, kind)
                 continue
             raw = {_value(change.type, rdata): rdata for rdata in listed.raw} if listed else {}
-            if listed and listed.rrset.ttl != change.new.ttl:
+            if change.type == "CNAME":
+                # An added CNAME replaces the old one (RFC 2136 section 3.4.2.2); deleting that before would have Knot
+                # ignore the addition.
+                added = list(change.new.values)
+            elif listed and listed.rrset.ttl != change.new.ttl:
                 # Knot takes an addition of what is there already for no change, whatever its TTL.
                 update.delete(name, kind)
                 added = list(change.new.values)
