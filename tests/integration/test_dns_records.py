@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.contract import (
     Change,
     ConflictError,
@@ -35,6 +37,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.verify impor
     parse_server,
     verify,
 )
+from ansible_collections.mailwright.server.tests import provider_contract
 from connection import CHECKOUT, Lab
 from nameservers import Knot, PowerDns
 
@@ -166,6 +169,22 @@ def test_from_empty_to_full_and_back_beside_what_others_wrote(stage: Stage) -> N
     assert not stage.run([])["changed"]
 
 
+def test_by_a_playbook_on_the_controller(stage: Stage, lab: Lab, tmp_path: Path) -> None:
+    arguments = {key: value for key, value in stage.arguments(stage.wanted()).items() if not key.startswith("_")}
+    task = {"mailwright.server.dns_records": arguments, "delegate_to": "localhost"}
+    play = [{"hosts": "all", "gather_facts": False, "tasks": [task]}]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
+    python = f"ansible_python_interpreter={sys.executable}"
+    for changed in (1, 0):
+        done = lab.playbook(
+            "-i", "localhost,", "-c", "local", "-e", python, str(tmp_path / "play.yml"), "--diff", "-vvv"
+        )
+        assert f"ok=1    changed={changed} " in done.stdout, done.stdout + done.stderr
+        assert ("+_dmarc." in done.stdout) is bool(changed)
+        secret = stage.server.settings["key_secret" if stage.name == "knot" else "key"]
+        assert secret not in done.stdout + done.stderr
+
+
 def test_an_alias_takes_an_address_place_and_the_other_way_round(stage: Stage) -> None:
     name = f"turn.{stage.zones[0]}"
     for kind, value in (("A", "192.0.2.1"), ("CNAME", "mx1.acme.test."), ("A", "192.0.2.1"), ("CNAME", "a.test.")):
@@ -203,6 +222,26 @@ def test_a_stale_old_value_is_a_conflict_and_nothing_of_the_call_is_made(stage: 
     for _again in range(2):
         stage.provider.apply(zone, [Change(None, new)])
     assert stage.provider.get(zone, new.name, "A") == new
+
+
+@pytest.mark.parametrize("check", provider_contract.CHECKS, ids=lambda check: check.__name__)
+def test_the_contract_of_providers(
+    stage: Stage, check: Callable[..., None], request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    zones: list[str] = []
+
+    def zone() -> str:
+        zones.append(f"c{uuid.uuid4().hex[:8]}.test")
+        stage.server.add({zones[-1]: ""})
+        return f"{zones[-1]}."
+
+    request.addfinalizer(lambda: stage.server.remove(zones) if zones else None)
+    secret = "key_secret" if stage.name == "knot" else "key"
+    wrong = open_provider({**stage.server.settings, secret: "c2VjcmV0"})
+    case = provider_contract.Case(
+        stage.name, stage.provider, zone, wrong=wrong, secrets=(stage.server.settings[secret], "c2VjcmV0")
+    )
+    check(case, caplog) if "caplog" in inspect.signature(check).parameters else check(case)
 
 
 def test_a_name_under_a_wildcard_is_not_there(stage: Stage) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import multiprocessing
 from pathlib import Path
@@ -15,11 +16,12 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.mailwright.server.plugins.module_utils.dns import publish
 from ansible_collections.mailwright.server.plugins.module_utils.dns.ledger import LedgerError
 from ansible_collections.mailwright.server.plugins.module_utils.dns.ledger_file import locked, write_ledger
+from ansible_collections.mailwright.server.plugins.module_utils.dns.providers import registry
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.registry import (
     PROVIDERS,
     SettingsError,
+    known_settings,
     open_provider,
-    provider_class,
     secrets_of,
 )
 from ansible_collections.mailwright.server.plugins.module_utils.dns.publish import assign, parse_records
@@ -94,7 +96,7 @@ def test_all_mistakes_in_the_arguments_at_once(run: Any) -> None:
         "records[5]: values: must be a list",
         "zones.other.test.: 'nobody': is not one of the providers: hand, wrong",
         "providers.hand.colour: unknown; manual has path",
-        "providers.wrong.type: 'carrier-pigeon': must be one of manual, powerdns, rfc2136",
+        "providers.wrong.type: 'carrier-pigeon': must be one of cloudflare, desec, ",
         "verify_servers.acme.test: 'ns1' is not an address",
     ):
         assert text in result["msg"], text
@@ -150,10 +152,16 @@ def test_settings_that_are_missing_or_of_the_wrong_type() -> None:
 
 @pytest.mark.parametrize("name", sorted(PROVIDERS))
 def test_every_provider_describes_its_settings(name: str) -> None:
-    settings = provider_class({"type": name}).SETTINGS
+    settings = known_settings({"type": name})
     assert settings and all(setting.meaning for setting in settings.values())
     secret = {key for key, setting in settings.items() if setting.secret}
     assert secrets_of({"type": name, **dict.fromkeys(settings, "value")}) == ({"value"} if secret else set())
+
+
+def test_ansible_finds_every_provider_by_an_import() -> None:
+    tree = ast.parse(Path(str(registry.__file__)).read_text(encoding="utf-8"))
+    named = {name.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert {module for module, _class in PROVIDERS.values()} <= named
 
 
 def test_the_longest_zone_gets_the_record() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.store import write_atomically
 from ansible_collections.mailwright.server.plugins.module_utils.dns.canonical import canonical_rrset
@@ -30,12 +29,14 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import
 HEAD = "; Managed by mailwright. Enter these records into the zone {zone} by hand.\n"
 
 
+SETTINGS: Mapping[str, Setting] = {
+    "path": Setting("directory on the controller for the zone files"),
+}
+
+
 class Manual:
     """A directory with one file for each zone, such as example.org.zone."""
 
-    SETTINGS: ClassVar[Mapping[str, Setting]] = {
-        "path": Setting("directory on the controller for the zone files"),
-    }
     capabilities = Capabilities(types=TYPES, minimum_ttl=0, max_text=65_535, atomic=True, guarded=False)
 
     def __init__(self, path: str) -> None:

@@ -45,6 +45,11 @@ def supported(changes: Iterable[Change], capabilities: Capabilities) -> list[Cha
     return raised
 
 
+def in_order(changes: Iterable[Change]) -> list[Change]:
+    """The changes with deletions first: a CNAME and other types make room for each other."""
+    return sorted(changes, key=lambda change: change.new is not None)
+
+
 def _never(_live: RRset | None, _change: Change) -> bool:
     return False
 

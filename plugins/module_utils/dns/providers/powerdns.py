@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ansible_collections.mailwright.server.plugins.module_utils.dns.canonical import canonical_rrset
@@ -30,6 +30,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.co
     UnsupportedError,
     ZoneMissingError,
 )
+from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.pending import in_order, supported
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.setting import Setting
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset
 
@@ -40,22 +41,24 @@ except ImportError:
     LIBRARY_ERROR = traceback.format_exc()
 
 TYPES = frozenset(
-    "A AAAA CAA CNAME HTTPS LOC MX NAPTR OPENPGPKEY PTR SMIMEA SRV SSHFP SVCB TLSA TXT URI".split()  # noqa: SIM905
+    "A AAAA CAA CNAME HTTPS MX NAPTR OPENPGPKEY PTR SMIMEA SRV SSHFP SVCB TLSA TXT URI".split()  # noqa: SIM905
 )
 ATTEMPTS = 3
 # Connections that are kept open: as many as zones are worked on at a time.
 CONNECTIONS = 16
 
 
+SETTINGS: Mapping[str, Setting] = {
+    "url": Setting("where the API is, such as https://ns1.example.org:8081"),
+    "key": Setting("the API key", secret=True),
+    "server_id": Setting("the server's name in the API, localhost unless given", required=False),
+    "timeout": Setting("seconds to wait for an answer", required=False, kind=int),
+}
+
+
 class PowerDNS:
     """One server and its API key."""
 
-    SETTINGS: ClassVar[Mapping[str, Setting]] = {
-        "url": Setting("where the API is, such as https://ns1.example.org:8081"),
-        "key": Setting("the API key", secret=True),
-        "server_id": Setting("the server's name in the API, localhost unless given", required=False),
-        "timeout": Setting("seconds to wait for an answer", required=False, kind=int),
-    }
     capabilities = Capabilities(types=TYPES, minimum_ttl=1, max_text=60_000, atomic=True, guarded=False)
 
     def __init__(self, url: str, key: str, server_id: str = "localhost", timeout: int = 30) -> None:
@@ -82,6 +85,7 @@ class PowerDNS:
 
     def apply(self, zone: str, changes: Sequence[Change]) -> None:
         """Make all changes in one request. After an uncertain end it looks what is live before it goes on."""
+        changes = in_order(supported(changes, self.capabilities))
         for attempt in range(1, ATTEMPTS + 1):
             live = self._zone(zone)
             pending = []

@@ -6,18 +6,44 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.contract import Provider
 
+if TYPE_CHECKING:
+    # Ansible sends a module along with what import statements name, so each provider needs to be named in one.
+    from ansible_collections.mailwright.server.plugins.module_utils.dns.providers import (  # noqa: F401
+        cloudflare,
+        desec,
+        digitalocean,
+        gandi,
+        google,
+        hetzner,
+        manual,
+        ovh,
+        powerdns,
+        rfc2136,
+        route53,
+    )
+
 _PACKAGE = __name__.rpartition(".")[0]
-# Name in the settings -> module of this package, and its class. The class has SETTINGS: keyword of the constructor ->
-# Setting; a module that needs a library has LIBRARY_ERROR.
+# Name in the settings -> module of this package, and its class. The module has SETTINGS: keyword of the constructor ->
+# Setting; one that needs a library has LIBRARY_ERROR.
 PROVIDERS: Mapping[str, tuple[str, str]] = {
+    "cloudflare": ("cloudflare", "Cloudflare"),
+    "desec": ("desec", "Desec"),
+    "digitalocean": ("digitalocean", "DigitalOcean"),
+    "gandi": ("gandi", "Gandi"),
+    "google": ("google", "Google"),
+    "hetzner": ("hetzner", "Hetzner"),
     "manual": ("manual", "Manual"),
+    "ovh": ("ovh", "Ovh"),
     "powerdns": ("powerdns", "PowerDNS"),
     "rfc2136": ("rfc2136", "Rfc2136"),
+    "route53": ("route53", "Route53"),
 }
 
 
@@ -33,24 +59,31 @@ class LibraryMissingError(Exception):
         self.trace = trace
 
 
-def provider_class(settings: Mapping[str, Any]) -> type[Any]:
-    """Load the class that the setting `type` names. Raises SettingsError and LibraryMissingError."""
+def _module(settings: Mapping[str, Any]) -> ModuleType:
+    """Load the module that the setting `type` names. Raises SettingsError and LibraryMissingError."""
     name = settings.get("type")
     if name not in PROVIDERS:
         raise SettingsError(f"type: {name!r}: must be one of {', '.join(sorted(PROVIDERS))}")
-    module_name, class_name = PROVIDERS[str(name)]
-    module = importlib.import_module(f"{_PACKAGE}.{module_name}")
-    trace = getattr(module, "LIBRARY_ERROR", None)
+    module = importlib.import_module(f"{_PACKAGE}.{PROVIDERS[str(name)][0]}")
+    # Those that are reached by HTTP have loaded its module, which holds their library.
+    trace = getattr(module, "LIBRARY_ERROR", None) or getattr(
+        sys.modules.get(f"{_PACKAGE}.http"), "LIBRARY_ERROR", None
+    )
     if trace:
         raise LibraryMissingError(str(name), trace)
-    loaded: type[Any] = getattr(module, class_name)
-    return loaded
+    return module
+
+
+def known_settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What settings the type has. Raises SettingsError and LibraryMissingError."""
+    known: Mapping[str, Any] = _module(settings).SETTINGS
+    return known
 
 
 def secrets_of(settings: Mapping[str, Any]) -> set[str]:
     """The secrets among the settings, for keeping them out of every output; of an unknown type, all values are."""
     try:
-        known = provider_class(settings).SETTINGS
+        known = known_settings(settings)
     except (SettingsError, LibraryMissingError):
         return {str(value) for key, value in settings.items() if key != "type" and value}
     return {str(value) for key, value in settings.items() if value and key in known and known[key].secret}
@@ -61,8 +94,7 @@ def open_provider(settings: Mapping[str, Any]) -> Provider:
 
     Raises SettingsError with every mistake at once, without a secret's value, and LibraryMissingError.
     """
-    loaded = provider_class(settings)
-    known = loaded.SETTINGS
+    known = known_settings(settings)
     given = {key: value for key, value in settings.items() if key != "type" and value is not None}
     errors = [f"{key}: unknown; {settings['type']} has {', '.join(known)}" for key in given if key not in known]
     errors += [f"{key}: missing: {known[key].meaning}" for key in known if known[key].required and key not in given]
@@ -77,7 +109,7 @@ def open_provider(settings: Mapping[str, Any]) -> Provider:
                 errors.append(f"{key}: {shown}: must be {_WORDS[kind]}: {known[key].meaning}")
     if not errors:
         try:
-            provider: Provider = loaded(**values)
+            provider: Provider = getattr(_module(settings), PROVIDERS[settings["type"]][1])(**values)
             return provider
         except ValueError as error:
             errors.append(str(error))

@@ -26,7 +26,7 @@ import socket
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from ansible_collections.mailwright.server.plugins.module_utils.dns.canonical import canonical_rrset
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.contract import (
@@ -40,6 +40,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.co
     UnsupportedError,
     ZoneMissingError,
 )
+from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.pending import in_order, supported
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.setting import Setting
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value
 
@@ -62,11 +63,11 @@ except ImportError:
     LIBRARY_ERROR = traceback.format_exc()
 
 TYPES = frozenset(
-    "A AAAA CAA CNAME HTTPS LOC MX NAPTR OPENPGPKEY PTR SMIMEA SRV SSHFP SVCB TLSA TXT URI".split()  # noqa: SIM905
+    "A AAAA CAA CNAME HTTPS MX NAPTR OPENPGPKEY PTR SMIMEA SRV SSHFP SVCB TLSA TXT URI".split()  # noqa: SIM905
 )
 ALGORITHMS = ("hmac-sha224", "hmac-sha256", "hmac-sha384", "hmac-sha512")
-# What the zone's signer makes of the other records.
-SIGNER_TYPES = frozenset({"RRSIG", "NSEC", "NSEC3"})
+# What the zone's signer writes.
+SIGNER_TYPES = frozenset({"RRSIG", "NSEC", "NSEC3", "NSEC3PARAM", "DNSKEY", "CDS", "CDNSKEY"})
 # Octets of changes in one message, by a generous estimate; the protocol's limit is 65535.
 MESSAGE_OCTETS = 48_000
 # An old and a new text must fit into one message together.
@@ -86,17 +87,19 @@ class Listed:
     raw: Any
 
 
+SETTINGS: Mapping[str, Setting] = {
+    "server": Setting("address or name of the primary name server"),
+    "key_name": Setting("name of the TSIG key"),
+    "key_secret": Setting("the TSIG key, Base64", secret=True),
+    "key_algorithm": Setting(f"one of {', '.join(ALGORITHMS)}", required=False),
+    "port": Setting("TCP port of the server", required=False, kind=int),
+    "timeout": Setting("seconds to wait for an answer", required=False, kind=int),
+}
+
+
 class Rfc2136:
     """One primary name server and one key."""
 
-    SETTINGS: ClassVar[Mapping[str, Setting]] = {
-        "server": Setting("address or name of the primary name server"),
-        "key_name": Setting("name of the TSIG key"),
-        "key_secret": Setting("the TSIG key, Base64", secret=True),
-        "key_algorithm": Setting(f"one of {', '.join(ALGORITHMS)}", required=False),
-        "port": Setting("TCP port of the server", required=False, kind=int),
-        "timeout": Setting("seconds to wait for an answer", required=False, kind=int),
-    }
     capabilities = Capabilities(types=TYPES, minimum_ttl=0, max_text=MAX_TEXT, atomic=False, guarded=True)
 
     def __init__(
@@ -123,7 +126,7 @@ class Rfc2136:
         self._server, self._port, self._timeout = server, port, timeout
 
     def records(self, zone: str) -> list[RRset]:
-        """All record sets, without those that the signer makes of them (RRSIG, NSEC, NSEC3)."""
+        """All record sets, without those that the zone's signer writes (DNSKEY, RRSIG and so on)."""
         return [listed.rrset for listed in self._transfer(zone).values()]
 
     def get(self, zone: str, name: str, kind: str) -> RRset | None:
@@ -133,10 +136,7 @@ class Rfc2136:
 
     def apply(self, zone: str, changes: Sequence[Change]) -> None:
         """Make the changes. After an uncertain end it looks what is live before it goes on."""
-        for change in changes:
-            if change.new and change.type not in TYPES:
-                raise UnsupportedError(f"{change.name} {change.type}: not a type that can be published")
-        for batch in _batches(changes):
+        for batch in _batches(in_order(supported(changes, self.capabilities))):
             self._make(zone, batch)
 
     def _make(self, zone: str, changes: Sequence[Change]) -> None:
@@ -194,7 +194,11 @@ class Rfc2136:
                 update.delete(name, kind)
                 continue
             raw = {_value(change.type, rdata): rdata for rdata in listed.raw} if listed else {}
-            if listed and listed.rrset.ttl != change.new.ttl:
+            if change.type == "CNAME":
+                # An added CNAME replaces the old one (RFC 2136 section 3.4.2.2); deleting that before would have Knot
+                # ignore the addition.
+                added = list(change.new.values)
+            elif listed and listed.rrset.ttl != change.new.ttl:
                 # Knot takes an addition of what is there already for no change, whatever its TTL.
                 update.delete(name, kind)
                 added = list(change.new.values)
