@@ -254,6 +254,12 @@ orphaned:
   type: list
   elements: str
   sample: []
+ignored:
+  description: Domains whose observations were not used, as they are more than an hour off the host's clock.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 """
 
 import contextlib
@@ -530,7 +536,7 @@ class Rotation:
             if isinstance(action, Erase):
                 self.store.erase(domain, action.selector)
 
-    def disagreeing(self) -> list[str]:
+    def ignored(self) -> list[str]:
         """Domains whose observations were made at another time than this host's clock shows."""
         return sorted(
             domain
@@ -612,7 +618,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             set_access(path, access)
     if lock is not None:
         os.close(lock)
-    for domain in rotation.disagreeing():
+    for domain in rotation.ignored():
         module.warn(f"{domain}: the observations are more than an hour off this host's clock ({now}) and are not used")
     return result(rotation, missing, drifted, created_store)
 
@@ -648,6 +654,7 @@ def result(
         "records": wanted_records(states),
         "generated": sorted({domain for domain, _algorithm in missing}),
         "orphaned": sorted(set(states) - set(wanted)),
+        "ignored": rotation.ignored(),
         "diff": {
             "before": "".join(f"{path} {found}\n" for path, (found, _access) in sorted(drifted.items())) + before,
             "after": "".join(f"{path} {access}\n" for path, (_found, access) in sorted(drifted.items())) + after,
