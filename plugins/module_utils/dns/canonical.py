@@ -29,7 +29,7 @@ def canonical_value(kind: str, value: str) -> str:
         if address.version != (4 if kind == "A" else 6):
             raise ValueError(f"{value!r} is not an address for type {kind}")
         return str(address)
-    if kind == "TXT":
+    if kind in ("TXT", "SPF"):
         return text_value(text_octets(value))
     fields = value.split()
     if kind in _NUMBERS_BEFORE_NAME:
@@ -72,8 +72,11 @@ def _tolerant(kind: str, value: str) -> str:
         return value
 
 
-def text_octets(value: str) -> bytes:
-    """Join the strings of TXT record data (RFC 1035 section 5.1). Raises ValueError for an open quote or escape."""
+def text_octets(value: str, base: int = 10) -> bytes:
+    """Join the strings of TXT record data (RFC 1035 section 5.1). `base` is that of three-digit escapes.
+
+    Raises ValueError for an open quote, or for an escape that is no octet.
+    """
     octets = bytearray()
     text = value.strip()
     position = 0
@@ -82,6 +85,6 @@ def text_octets(value: str) -> bytes:
         if not found:
             raise ValueError("an open quote or escape in TXT record data")
         written = (found[1] if found[1] is not None else found[2]).encode()
-        octets += _ESCAPE.sub(lambda escape: bytes([int(escape[1])]) if escape[1] else escape[2], written)
+        octets += _ESCAPE.sub(lambda escape: bytes([int(escape[1], base)]) if escape[1] else escape[2], written)
         position = found.end()
     return bytes(octets)

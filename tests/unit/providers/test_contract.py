@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import requests
+from ansible_collections.mailwright.server.plugins.module_utils.dns.canonical import text_octets
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.cloudflare import Cloudflare
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.contract import Provider
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.desec import Desec
@@ -21,7 +22,6 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.go
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.hetzner import Hetzner
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.http import Transport
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.ovh import Ovh
-from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.rdata import text_octets
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.route53 import Route53
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset
 from ansible_collections.mailwright.server.tests.provider_contract import (

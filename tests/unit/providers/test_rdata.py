@@ -9,11 +9,11 @@ from typing import Any
 
 import dns.rdata
 import pytest
+from ansible_collections.mailwright.server.plugins.module_utils.dns.canonical import text_octets
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.rdata import (
     absolute,
     canonical,
     relative,
-    text_octets,
     text_or_plain,
 )
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import text_value

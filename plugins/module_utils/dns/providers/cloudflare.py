@@ -19,7 +19,6 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.ht
     Answer,
     Http,
     RefusedError,
-    Setting,
     Transport,
     header_auth,
 )
@@ -32,6 +31,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.pe
     supported,
 )
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.rdata import canonical, text_or_plain
+from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.setting import Setting
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value
 
 SETTINGS = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ansible_collections.mailwright.server.plugins.module_utils.dns.canonical import text_octets
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.contract import (
     Capabilities,
     Change,
@@ -18,7 +19,6 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.co
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.http import (
     Answer,
     Http,
-    Setting,
     Transport,
     header_auth,
 )
@@ -31,8 +31,8 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.pe
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.rdata import (
     canonical,
     relative,
-    text_octets,
 )
+from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.setting import Setting
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value
 
 SETTINGS = {

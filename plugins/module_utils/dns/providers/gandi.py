@@ -18,7 +18,6 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.co
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.http import (
     Answer,
     Http,
-    Setting,
     Transport,
     header_auth,
 )
@@ -28,6 +27,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.pe
     unfinished,
 )
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.rdata import canonical, relative
+from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.setting import Setting
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset
 
 SETTINGS = {

@@ -26,7 +26,6 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.ht
     Answer,
     Http,
     RefusedError,
-    Setting,
     Transport,
     UncertainError,
 )
@@ -36,6 +35,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.pe
     unfinished,
 )
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.rdata import canonical
+from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.setting import Setting
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset
 
 if TYPE_CHECKING:

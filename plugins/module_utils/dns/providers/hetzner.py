@@ -24,7 +24,6 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.ht
     Answer,
     Http,
     RefusedError,
-    Setting,
     Transport,
     UncertainError,
     header_auth,
@@ -35,6 +34,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.pe
     unfinished,
 )
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.rdata import canonical, relative
+from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.setting import Setting
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset
 
 SETTINGS = {

@@ -36,15 +36,6 @@ LONGEST_TEXT = 300
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One keyword of a provider's constructor: what it means, whether it must be given, whether it is a secret."""
-
-    meaning: str
-    required: bool = True
-    secret: bool = False
-
-
-@dataclass(frozen=True)
 class Transport:
     """How requests are sent. `timeout` and `longest_wait` in seconds; `attempts` counts the first one too.
     A server that asks for a longer wait than `longest_wait` is not waited for. Tests replace the clock."""

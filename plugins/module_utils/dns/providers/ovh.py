@@ -18,7 +18,6 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.co
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.http import (
     Answer,
     Http,
-    Setting,
     Transport,
 )
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.pending import (
@@ -32,6 +31,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.rd
     relative,
     text_or_plain,
 )
+from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.setting import Setting
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ansible_collections.mailwright.server.plugins.module_utils.dns.canonical import text_octets
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.contract import (
     Capabilities,
     Change,
     ConflictError,
     UnsupportedError,
 )
-from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.rdata import text_octets
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset
 
 Key = tuple[str, str]

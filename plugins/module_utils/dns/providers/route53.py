@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
+from ansible_collections.mailwright.server.plugins.module_utils.dns.canonical import text_octets
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.contract import (
     Capabilities,
     Change,
@@ -28,7 +29,6 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.ht
     Answer,
     Http,
     RefusedError,
-    Setting,
     Transport,
     UncertainError,
 )
@@ -37,7 +37,8 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.pe
     supported,
     unfinished,
 )
-from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.rdata import canonical, text_octets
+from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.rdata import canonical
+from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.setting import Setting
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value
 
 if TYPE_CHECKING:
