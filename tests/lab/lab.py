@@ -460,7 +460,7 @@ def write_contract(lab: Lab) -> None:
         write(certificate, pem)
         write(key, private, 0o600)
     values = {"STATE": str(STATE), "PASSWORD": lab.password, "MX1": lab.address("mx1"), "NS1": lab.address("ns1"),
-              "TRUST_ANCHOR": root.strip()}  # fmt: skip
+              "TRUST_ANCHOR": root.strip(), "TSIG": tsig_base64(lab)}  # fmt: skip
     text = (HERE / "inventory.yml.in").read_text()
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
