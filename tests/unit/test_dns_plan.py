@@ -182,6 +182,20 @@ def test_other_selectors_are_none_of_our_business_but_ours_holds_one_string() ->
     assert "of which there may be one" in World.of().plan([rrset("s1._domainkey", "TXT", "a", "b")]).errors[0]
 
 
+@pytest.mark.parametrize("adopt", [False, True])
+def test_a_revoked_selector_never_becomes_a_key_again(adopt: bool) -> None:
+    world = World.of()
+    world.run([DKIM])
+    revoked = rrset("s1._domainkey", "TXT", "v=DKIM1; k=rsa; p=")
+    world.run([revoked])
+    plan = world.plan([DKIM], adopt=adopt)
+    assert not plan.changes and not plan.errors
+    assert "is revoked" in plan.warnings[0]
+    # the revocation is still ours, and goes when nothing is wanted there
+    world.run([], force_delete=True)
+    assert world.foreign_only
+
+
 @pytest.mark.parametrize(
     ("foreign", "wanted"),
     [

@@ -9,6 +9,7 @@ The rules:
 - Where we want something else than a foreign record set says, that is an error, unless `adopt` lets us replace it.
 - TXT strings share a name. Ours come and go beside foreign ones. Two strings with the same version tag (v=DMARC1)
   are a conflict, at a DKIM selector any two are, and SPF terms are merged into the one SPF record (see spf).
+- A DKIM record with an empty p= is never replaced by a key: whoever revoked it knew why.
 - A foreign record set that says just what we want is left alone and stays foreign; `adopt` makes it ours.
 - Nothing but a CNAME stands at the name of a CNAME (RFC 1034 section 3.6.2), whoever owns it.
 """
@@ -19,6 +20,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
+from ansible_collections.mailwright.server.plugins.module_utils.dkim.state import is_revocation
 from ansible_collections.mailwright.server.plugins.module_utils.dns.canonical import canonical_rrset, text_octets
 from ansible_collections.mailwright.server.plugins.module_utils.dns.ledger import (
     NOTHING,
@@ -306,6 +308,10 @@ def _plan_text(scene: _Scene) -> _Outcome:
         texts = " and ".join(sorted(live_spf if len(live_spf) > 1 else wanted_spf))
         return _Outcome(live, errors=(f"{scene.label}: {which} {count} SPF records, and there may be one: {texts}",))
 
+    if _unrevokes(scene):
+        why = "is revoked (an empty p=) and stays so; a selector is never used again"
+        return _Outcome(live, keep=True, warnings=(f"{scene.label}: {why}",))
+
     plain, plain_target = live_values - live_spf, target - wanted_spf
     ours, others = entry.claimed.values & plain, scene.others_claim.values & plain
     foreign = plain - ours - others
@@ -341,6 +347,14 @@ def _plan_text(scene: _Scene) -> _Outcome:
         expected=expected,
         warnings=warnings,
     )
+
+
+def _unrevokes(scene: _Scene) -> bool:
+    """Whether a key would take the place of a DKIM record that says there is none any more (RFC 6376 section 3.6.1)."""
+    if scene.wanted is None or scene.live is None or "._domainkey." not in scene.label:
+        return False
+    wanted = any(is_revocation(_text(value)) for value in scene.wanted.values)
+    return not wanted and any(is_revocation(_text(value)) for value in scene.live.values)
 
 
 def _rivals(label: str, value: str, others: Set[str]) -> bool:

@@ -164,18 +164,10 @@ def _seen(rrset: RRset, said: Mapping[Server, str | None]) -> Seen:
 
 def _ask(rrset: RRset, server: Server, resolver: bool) -> str | None:
     """None when a server serves the record set; otherwise what it says instead."""
-    flags = dns.flags.RD | dns.flags.AD if resolver else 0
-    query = dns.message.make_query(rrset.name, rrset.type, flags=flags)
     try:
-        answer, _tcp = dns.query.udp_with_fallback(query, server.address, ANSWER_TIMEOUT, server.port)
-    except dns.exception.Timeout:
-        return "no answer"
-    except (OSError, EOFError, dns.exception.DNSException) as error:
-        return f"no answer ({type(error).__name__})"
-    if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-        return str(dns.rcode.to_text(answer.rcode()))
-    if not resolver and not answer.flags & dns.flags.AA:
-        return "not authoritative for the zone"
+        answer = answered(rrset.name, rrset.type, server, resolver)
+    except NoAnswerError as error:
+        return str(error)
     live = _live(answer, rrset)
     missing = set(rrset.values) - set(live)
     if missing or (rrset.type != "TXT" and set(live) != set(rrset.values)):
@@ -183,6 +175,27 @@ def _ask(rrset: RRset, server: Server, resolver: bool) -> str | None:
     if resolver and not answer.flags & dns.flags.AD:
         return "is not secure (no AD)"
     return None
+
+
+class NoAnswerError(Exception):
+    """A server gave no answer that counts; the text says what it gave."""
+
+
+def answered(name: str, kind: str, server: Server, resolver: bool = False) -> Any:
+    """A server's answer with authority, or a resolver's, as a dnspython message. Raises NoAnswerError."""
+    flags = dns.flags.RD | dns.flags.AD if resolver else 0
+    query = dns.message.make_query(name, kind, flags=flags)
+    try:
+        answer, _tcp = dns.query.udp_with_fallback(query, server.address, ANSWER_TIMEOUT, server.port)
+    except dns.exception.Timeout:
+        raise NoAnswerError("no answer") from None
+    except (OSError, EOFError, dns.exception.DNSException) as error:
+        raise NoAnswerError(f"no answer ({type(error).__name__})") from None
+    if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+        raise NoAnswerError(str(dns.rcode.to_text(answer.rcode())))
+    if not resolver and not answer.flags & dns.flags.AA:
+        raise NoAnswerError("not authoritative for the zone")
+    return answer
 
 
 def _live(answer: Any, rrset: RRset) -> tuple[str, ...]:

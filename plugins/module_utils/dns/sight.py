@@ -1,0 +1,150 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the authoritative name servers say of DKIM records, as the rotation of keys wants to know it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.mailwright.server.plugins.module_utils.dkim.state import is_revocation
+from ansible_collections.mailwright.server.plugins.module_utils.dns.verify import (
+    NoAnswerError,
+    Server,
+    VerifyError,
+    answered,
+    authoritative_servers,
+)
+
+LIBRARY_ERROR: str | None = None
+try:
+    import dns.exception
+    import dns.name
+    import dns.nameserver
+    import dns.rdatatype
+    import dns.resolver
+except ImportError:
+    LIBRARY_ERROR = traceback.format_exc()
+
+WORKERS = 16
+# Where no record and no SOA tells: what is published with, and a cautious negative TTL.
+DEFAULT_TTL, DEFAULT_NEGATIVE_TTL = 3600, 86400
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one server has at a name: its TXT texts, and the TTL of the record set in seconds."""
+
+    texts: frozenset[str]
+    ttl: int | None
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One selector's sight: live, absent, other, mixed or unknown. `text`: what was seen in place of the wanted one.
+    TTLs are in seconds, `negative_ttl` by RFC 2308 section 5."""
+
+    sight: str
+    text: str | None
+    ttl: int
+    negative_ttl: int
+
+
+def judge(wanted: str, answers: Sequence[Answer | None], negative_ttl: int | None) -> Sighting:
+    """Sum up what all servers said of one name; None is a server that gave no answer. Pure."""
+    heard = [answer for answer in answers if answer is not None]
+    kinds = {answer.texts for answer in heard}
+    if not answers or len(heard) < len(answers):
+        sight = "unknown"
+    elif kinds == {frozenset({wanted})}:
+        sight = "live"
+    elif kinds == {frozenset()}:
+        sight = "absent"
+    else:
+        sight = "other" if len(kinds) == 1 else "mixed"
+    instead = sorted(frozenset().union(*kinds) - {wanted}, key=lambda text: (not is_revocation(text), text))
+    ttls = [answer.ttl for answer in heard if answer.ttl is not None]
+    return Sighting(
+        sight,
+        instead[0] if instead else None,
+        max(ttls, default=DEFAULT_TTL),
+        DEFAULT_NEGATIVE_TTL if negative_ttl is None else negative_ttl,
+    )
+
+
+def look(
+    records: Mapping[str, str],
+    zones: Iterable[str],
+    servers: Mapping[str, Sequence[Server]],
+    resolvers: Sequence[Server],
+) -> dict[str, Sighting]:
+    """Ask for TXT records: absolute name -> wanted text gives absolute name -> sighting.
+
+    `zones`: known ones, absolute; the zone of other names is asked for. `servers`: whom to ask, by zone; of other
+    zones the servers are found by the NS record set, through `resolvers` or those of this machine.
+    """
+    known = sorted(zones, key=len, reverse=True)
+    # All selectors of a domain have one parent, and so one zone.
+    parents = sorted({name.partition(".")[2] for name in records})
+    with ThreadPoolExecutor(WORKERS) as pool:
+        zone_of = dict(zip(parents, pool.map(lambda parent: _zone(parent, known, resolvers), parents), strict=True))
+        found = sorted({zone for zone in zone_of.values() if zone})
+        asked = dict(zip(found, pool.map(lambda zone: _servers(zone, servers, resolvers), found), strict=True))
+        negative = dict(zip(found, pool.map(lambda zone: _negative_ttl(zone, asked[zone]), found), strict=True))
+        questions = [
+            (name, server) for name in records for server in asked.get(zone_of[name.partition(".")[2]] or "", ())
+        ]
+        answers: dict[str, list[Answer | None]] = {name: [] for name in records}
+        for (name, _server), answer in zip(questions, pool.map(lambda one: _ask(*one), questions), strict=True):
+            answers[name].append(answer)
+    return {
+        name: judge(wanted, answers[name], negative.get(zone_of[name.partition(".")[2]] or ""))
+        for name, wanted in records.items()
+    }
+
+
+def _zone(parent: str, known: Sequence[str], resolvers: Sequence[Server]) -> str | None:
+    for zone in known:
+        if parent == zone or parent.endswith("." + zone):
+            return zone
+    resolver = dns.resolver.Resolver(configure=not resolvers)
+    if resolvers:
+        resolver.nameservers = [dns.nameserver.Do53Nameserver(server.address, server.port) for server in resolvers]
+    try:
+        return str(dns.resolver.zone_for_name(parent, resolver=resolver))
+    except dns.exception.DNSException:
+        return None
+
+
+def _servers(zone: str, servers: Mapping[str, Sequence[Server]], resolvers: Sequence[Server]) -> Sequence[Server]:
+    try:
+        return servers.get(zone) or authoritative_servers(zone, resolvers)
+    except VerifyError:
+        return ()
+
+
+def _negative_ttl(zone: str, servers: Sequence[Server]) -> int | None:
+    """The longest that any server's SOA lets a denial be kept."""
+    found = []
+    for server in servers:
+        try:
+            answer = answered(zone, "SOA", server)
+        except NoAnswerError:
+            continue
+        found += [min(rrset.ttl, rrset[0].minimum) for rrset in answer.answer if rrset.rdtype == dns.rdatatype.SOA]
+    return max(found, default=None)
+
+
+def _ask(name: str, server: Server) -> Answer | None:
+    try:
+        answer = answered(name, "TXT", server)
+    except NoAnswerError:
+        return None
+    owner = dns.name.from_text(name)
+    sets: list[Any] = [one for one in answer.answer if one.name == owner and one.rdtype == dns.rdatatype.TXT]
+    texts = frozenset(b"".join(record.strings).decode("utf-8", "replace") for one in sets for record in one)
+    return Answer(texts, max((one.ttl for one in sets), default=None))
