@@ -14,7 +14,7 @@ description:
   - Derives the records from the normalised model and the DKIM keys.
   - Writes them as RFC 1035 master-file lines with absolute names, sorted.
   - The records are those of the host (A, AAAA, SPF) and of every enabled domain
-    (MX, SPF, DKIM, DMARC, SRV for the mail services).
+    (MX, SPF, DKIM, DMARC, MTA-STS, TLS reports, SRV for the mail services and names for mail programs' settings).
 positional: dkim_keys
 options:
   _input:

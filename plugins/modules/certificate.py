@@ -110,7 +110,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.certificate.pair
     still_good,
 )
 from ansible_collections.mailwright.server.plugins.module_utils.certificate.store import CertificateStore
-from ansible_collections.mailwright.server.plugins.module_utils.dns.names import domain_error
+from ansible_collections.mailwright.server.plugins.module_utils.dns.names import MAX_NAME, domain_error
 
 
 def describe(pair: Pair | None, fingerprint: str | None) -> str:
@@ -140,7 +140,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     names = list(dict.fromkeys([hostname, *module.params["names"]]))
     labelled = [("hostname", hostname)]
     labelled += [(f"names[{index}]", name) for index, name in enumerate(module.params["names"])]
-    errors = [f"{label}: {problem}" for label, name in labelled if (problem := domain_error(name))]
+    errors = [f"{label}: {problem}" for label, name in labelled if (problem := domain_error(name, MAX_NAME))]
     if errors:
         module.fail_json(msg="The certificate cannot be placed: " + "; ".join(errors), errors=errors)
     store = CertificateStore(module.params["path"], hostname)

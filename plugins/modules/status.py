@@ -36,7 +36,7 @@ options:
         elements: str
         default: []
   features:
-    description: The switches V(clamav), V(webmail), V(pop3) and V(fulltext), as in the model.
+    description: The switches, such as V(clamav) and V(pop3), as in the model.
     type: dict
     default: {}
   domains:
@@ -53,11 +53,21 @@ options:
         description: Whether it receives mail. The records of a domain that does not are not looked at.
         type: bool
         default: true
+      mta_sts:
+        description: The domain's MTA-STS policy.
+        type: str
+        choices: [none, testing, enforce]
+        default: none
   tls_mode:
     description: Whether the certificate is V(self_signed), so that nobody can verify it, or comes from V(files).
     type: str
     choices: [self_signed, files]
     default: self_signed
+  tls_names:
+    description: All names that the certificate of the web server ought to have. O(hostname) when not set.
+    type: list
+    elements: str
+    default: []
   ca_pem:
     description: Certificates in PEM form that are trusted beside those of the system.
     type: str
@@ -79,6 +89,7 @@ EXAMPLES = r"""
     features: "{{ mail_model.features }}"
     domains: "{{ mail_model.domains }}"
     tls_mode: "{{ mail_model.tls.mode }}"
+    tls_names: "{{ mail_model.tls.names }}"
   register: status_result
 """
 
@@ -216,7 +227,14 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
         Probe(
             f"{port} {name}",
             "certificates",
-            lambda port=port: tls.probe(port, hostname, params["tls_mode"], params["ca_pem"], CONNECTION),  # type: ignore[misc]
+            lambda port=port: tls.probe(  # type: ignore[misc]
+                port,
+                hostname,
+                params["tls_names"] if port == tls.WEB else [],
+                params["tls_mode"],
+                params["ca_pem"],
+                CONNECTION,
+            ),
             2 * CONNECTION + 1,
         )
         for port, name in tls.PORTS.items()
@@ -237,7 +255,11 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
 def main() -> None:
     """Run the module."""
     addresses = {family: {"type": "list", "elements": "str", "default": []} for family in ("ipv4", "ipv6")}
-    domain = {"name": {"type": "str", "required": True}, "enabled": {"type": "bool", "default": True}}
+    domain = {
+        "name": {"type": "str", "required": True},
+        "enabled": {"type": "bool", "default": True},
+        "mta_sts": {"type": "str", "choices": ["none", "testing", "enforce"], "default": "none"},
+    }
     module = AnsibleModule(
         argument_spec={
             "hostname": {"type": "str", "required": True},
@@ -245,6 +267,7 @@ def main() -> None:
             "features": {"type": "dict", "default": {}},
             "domains": {"type": "list", "elements": "dict", "default": [], "options": domain},
             "tls_mode": {"type": "str", "choices": ["self_signed", "files"], "default": "self_signed"},
+            "tls_names": {"type": "list", "elements": "str", "default": []},
             "ca_pem": {"type": "str"},
         },
         supports_check_mode=True,

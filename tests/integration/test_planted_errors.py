@@ -95,6 +95,11 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("postfix", "/etc/postfix/sql/domains.cf", "no-such-table", swapped("domain", "domein")),
     ("web", "/etc/nginx/nginx.conf", "unknown-directive", swapped("sendfile on;", "sendfiles on;")),
     ("web", "/etc/nginx/nginx.conf", "wrong-path", swapped("}}/privkey.pem", "}}/no-such-key.pem")),
+    ("web", "/etc/nginx/mailwright-servers.d/autoconfig.conf", "wrong-path", swapped("mailwright.d", "mailwrong.d")),
+    ("web", "/var/lib/mailwright/autoconfig/config-v1.1.xml", "unclosed", swapped("</clientConfig>", "")),
+    ("mta_sts", "/etc/mta-sts-daemon.yml", "unknown-setting", swapped("tlsrpt:", "tlsreport:")),
+    ("mta_sts", "/etc/mta-sts-daemon.yml", "bad-value", swapped("port: 8461", "port: smtp")),
+    ("mta_sts", "/usr/local/lib/mailwright/mta-sts-daemon", "unclosed", swapped("usable(record)", "usable(rec")),
     ("roundcube", "/etc/nginx/mailwright.d/webmail.conf", "wrong-path", added("include /etc/nginx/none.conf;")),
     ("roundcube", "/etc/php/8.4/fpm/pool.d/www.conf", "no-such-user", swapped("user = www-data", "user = nobody2")),
 ]  # fmt: skip
@@ -172,6 +177,7 @@ UNITS = {
     "dovecot": ["dovecot.service"],
     "postfix": ["postfix.service"],
     "web": ["nginx.service"],
+    "mta_sts": ["postfix-mta-sts-resolver.service"],
     "roundcube": ["php8.4-fpm.service", "nginx.service"],
 }
 
@@ -195,6 +201,7 @@ QUESTIONS = {
     "postgresql": ("su postgres -c 'psql -AtXc \"SELECT 42\"'", "42"),
     "redis": ("redis-cli -s /run/redis/redis-server.sock ping", "PONG"),
     "clamav": (f"python3 -c '{PING_CLAMD}'", "PONG"),
+    "mta_sts": ("postmap -q status.invalid socketmap:inet:127.0.0.1:8461:postfix 2>&1 || echo none", "none"),
     "rspamd": (f"python3 -c '{PING_RSPAMD}'", "pong"),
 }
 

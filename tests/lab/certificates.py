@@ -35,6 +35,14 @@ def _builder(subject: str, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -
     )
 
 
+def _key_usage(*, for_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not for_certificates, content_commitment=False, key_encipherment=False,
+        data_encipherment=False, key_agreement=False, key_cert_sign=for_certificates, crl_sign=for_certificates,
+        encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+
+
 def authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """The lab's CA, made on first use: directory/ca.pem and directory/ca.key."""
     certificate_file, key_file = directory / "ca.pem", directory / "ca.key"
@@ -46,6 +54,8 @@ def authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivat
             _builder("mailwright lab CA", name, key)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            # Python 3.13 accepts no authority that does not say so (RFC 5280 section 4.2.1.3)
+            .add_extension(_key_usage(for_certificates=True), critical=True)
             .sign(key, hashes.SHA256())
         )
         key_file.touch(mode=0o600)
@@ -64,6 +74,7 @@ def issue(directory: Path, subject: str, names: list[str]) -> tuple[str, str]:
         _builder(subject, ca.subject, key)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(for_certificates=False), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )

@@ -46,6 +46,12 @@ BASE_PACKAGES = [
     "systemd", "systemd-sysv", "dbus", "udev", "python3", "python3-apt", "iproute2", "ca-certificates",
     "openssh-server",
 ]  # fmt: skip
+# as many as a public CA would put into it
+MX1_NAMES = ["mx1.acme.test"] + [
+    f"{service}.{domain}"
+    for domain in ("acme.test", "globex.test")
+    for service in ("autoconfig", "autodiscover", "mta-sts")
+]
 HOST_NUMBER = {"ns1": 2, "mx1": 10, "peer": 20}
 
 
@@ -66,7 +72,17 @@ BASE = Image("base")
 IMAGES = {
     "ns1": Image("ns1", ("knot", "nginx-light", "pdns-server", "pdns-backend-sqlite3")),
     "peer": Image(
-        "peer", ("postfix", "dovecot-imapd", "opendkim", "opendkim-tools", "opendmarc", "publicsuffix", "swaks")
+        "peer",
+        (
+            "postfix",
+            "dovecot-imapd",
+            "opendkim",
+            "opendkim-tools",
+            "opendmarc",
+            "publicsuffix",
+            "swaks",
+            "postfix-mta-sts-resolver",
+        ),
     ),
 }
 
@@ -456,7 +472,7 @@ def write_contract(lab: Lab) -> None:
     root = "".join(line + "\n" for line in (STATE / "root.ds").read_text().splitlines())
     certificate, key = STATE / "mx1.pem", STATE / "mx1.key"
     if not certificate.exists():
-        pem, private = issue(STATE / "ca", "mx1.acme.test", ["mx1.acme.test"])
+        pem, private = issue(STATE / "ca", "mx1.acme.test", MX1_NAMES)
         write(certificate, pem)
         write(key, private, 0o600)
     values = {"STATE": str(STATE), "PASSWORD": lab.password, "MX1": lab.address("mx1"), "NS1": lab.address("ns1"),

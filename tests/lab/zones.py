@@ -51,6 +51,9 @@ def send(server: str, tsig: str, zone: str, records: list[dns.rrset.RRset], *, d
     for rrset in records:
         if delete:
             update.delete(rrset.name, rrset.rdtype)
+        elif rrset.rdtype == dns.rdatatype.CNAME:
+            # takes the place of another by itself (RFC 2136 section 3.4.2.2); deleted and added at once, Knot has none
+            update.add(rrset.name, rrset)
         else:
             update.replace(rrset.name, rrset)
     answer = dns.query.tcp(update, server, timeout=10)

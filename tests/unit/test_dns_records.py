@@ -16,6 +16,7 @@ import dns.zone
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.mailwright.server.plugins.filter.dns_zone import FilterModule
+from ansible_collections.mailwright.server.plugins.module_utils.dns.mta_sts import policy_id, policy_text
 from ansible_collections.mailwright.server.plugins.module_utils.dns.names import domain_error, selector_error
 from ansible_collections.mailwright.server.plugins.module_utils.dns.records import record_set
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value, zone_text
@@ -35,11 +36,11 @@ KEYS = {
 MODEL: dict[str, Any] = {
     "hostname": "mx1.acme.test",
     "addresses": {"ipv4": ["198.51.100.10"], "ipv6": ["2001:DB8::0010"]},
-    "features": {"pop3": True},
+    "features": {"pop3": True, "autoconfig": True},
     "domains": [
-        {"name": "acme.test", "enabled": True},
-        {"name": "globex.test", "enabled": True},
-        {"name": "off.test", "enabled": False},
+        {"name": "acme.test", "enabled": True, "mta_sts": "enforce"},
+        {"name": "globex.test", "enabled": True, "mta_sts": "none"},
+        {"name": "off.test", "enabled": False, "mta_sts": "enforce"},
     ],
 }
 LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
@@ -86,14 +87,50 @@ def test_every_record_of_a_host_and_two_domains() -> None:
             (f"_submission._tcp.{domain}.", "SRV"): {"0 1 587 mx1.acme.test."},
             (f"_pop3s._tcp.{domain}.", "SRV"): {"0 1 995 mx1.acme.test."},
             (f"_sieve._tcp.{domain}.", "SRV"): {"0 1 4190 mx1.acme.test."},
+            (f"_imap._tcp.{domain}.", "SRV"): {"0 0 0 ."},
+            (f"_pop3._tcp.{domain}.", "SRV"): {"0 0 0 ."},
+            (f"_autodiscover._tcp.{domain}.", "SRV"): {"0 1 443 mx1.acme.test."},
+            (f"autoconfig.{domain}.", "CNAME"): {"mx1.acme.test."},
+            (f"autodiscover.{domain}.", "CNAME"): {"mx1.acme.test."},
+            (f"_smtp._tls.{domain}.", "TXT"): {f"v=TLSRPTv1; rua=mailto:postmaster@{domain}"},
         }
+    expected |= {
+        ("mta-sts.acme.test.", "CNAME"): {"mx1.acme.test."},
+        ("_mta-sts.acme.test.", "TXT"): {f"v=STSv1; id={policy_id(policy_text('enforce', 'mx1.acme.test'))};"},
+    }
     assert found == expected
 
 
-def test_pop3_is_announced_only_where_it_is_offered() -> None:
-    names = {rrset.name for rrset in record_set(changed(features={"pop3": False}), KEYS)}
-    assert not any(name.startswith("_pop3s") for name in names)
-    assert "_imaps._tcp.acme.test." in names
+def test_a_service_that_is_off_is_said_not_to_be_there() -> None:
+    found = parsed(zone_text(record_set(changed(features={"pop3": False}), KEYS)))
+    assert found["_pop3s._tcp.acme.test.", "SRV"] == {"0 0 0 ."}
+    assert found["_imaps._tcp.acme.test.", "SRV"] == {"0 1 993 mx1.acme.test."}
+
+
+def test_settings_are_announced_only_where_they_are_served() -> None:
+    names = {rrset.name for rrset in record_set(changed(features={"autoconfig": False}), KEYS)}
+    assert not [name for name in names if "autoconfig" in name or "autodiscover" in name]
+
+
+@pytest.mark.parametrize("mode", ["none", "testing", "enforce"])
+def test_a_policy_is_announced_only_where_there_is_one(mode: str) -> None:
+    domains = [{"name": "acme.test", "enabled": True, "mta_sts": mode}]
+    found = parsed(zone_text(record_set(changed(domains=domains), KEYS)))
+    assert (("mta-sts.acme.test.", "CNAME") in found) is (mode != "none")
+    assert (("_mta-sts.acme.test.", "TXT") in found) is (mode != "none")
+    assert record_set(changed(domains=[{"name": "acme.test", "enabled": True}]), KEYS) == record_set(
+        changed(domains=[{"name": "acme.test", "enabled": True, "mta_sts": "none"}]), KEYS
+    )
+
+
+def test_a_name_with_records_of_its_own_is_no_alias() -> None:
+    names = ["acme.test", "autoconfig.acme.test", "mta-sts.acme.test"]
+    domains = [{"name": name, "enabled": True, "mta_sts": "enforce"} for name in names]
+    rrsets = record_set(changed(hostname="autodiscover.acme.test", domains=domains), {})
+    aliases = {rrset.name for rrset in rrsets if rrset.type == "CNAME"}
+    assert not aliases & {rrset.name for rrset in rrsets if rrset.type != "CNAME"}
+    below = {f"{service}.{name}." for service in ("autoconfig", "autodiscover", "mta-sts") for name in names}
+    assert aliases == below - {f"{name}." for name in ("autodiscover.acme.test", *names)}
 
 
 def test_a_host_that_is_a_mail_domain_has_one_spf_record() -> None:

@@ -94,15 +94,27 @@ def test_whole_model() -> None:
         "hostname": "mx1.acme.test",
         "admin": "hostmaster@acme.test",
         "addresses": {"ipv4": ["198.51.100.10"], "ipv6": ["2001:db8::10"]},
-        "features": {"clamav": False, "webmail": True, "pop3": True, "fulltext": True},
-        "tls": {"mode": "files", "certificate_file": "tls/cert.pem", "key_file": "tls/key.pem"},
+        "features": {
+            "clamav": False,
+            "webmail": True,
+            "pop3": True,
+            "fulltext": True,
+            "autoconfig": True,
+            "mta_sts_outbound": True,
+        },
+        "tls": {
+            "mode": "files",
+            "certificate_file": "tls/cert.pem",
+            "key_file": "tls/key.pem",
+            "names": ["mx1.acme.test", "autoconfig.acme.test", "autodiscover.acme.test"],
+        },
         "dns": {
             "providers": {"own": {"type": "rfc2136", "port": 53}},
             "zones": {"acme.test": "own"},
             "ledger": None,
             "resolvers": [],
         },
-        "domains": [{"name": "acme.test", "enabled": True}],
+        "domains": [{"name": "acme.test", "enabled": True, "mta_sts": "none"}],
         "mailboxes": [
             {
                 "address": f"{name}@acme.test",
@@ -187,6 +199,10 @@ def test_every_variable_refuses_a_wrong_type(name: str) -> None:
         (
             {"mail_features": {"clamv": True}},
             "mail_features.clamv: is not a key that is known here: did you mean clamav?",
+        ),
+        (
+            {"mail_domains": [{"name": "acme.test", "mta_sts": "on"}]},
+            "mail_domains[0].mta_sts: is 'on': write one of none, testing, enforce",
         ),
         ({"mail_features": {"clamav": "no"}}, "mail_features.clamav: is a string: write true or false, without quotes"),
         ({"mail_admin": "root"}, "mail_admin: 'root' is not an address: write a full one"),
@@ -546,7 +562,7 @@ def test_what_is_switched_off() -> None:
     built = build_model(made)
     assert mailbox(built, "carol@acme.test")["enabled"] is False
     assert mailbox(built, "dora@b.test")["enabled"] is True
-    assert {"name": "b.test", "enabled": False} in built.model["domains"]
+    assert {"name": "b.test", "enabled": False, "mta_sts": "none"} in built.model["domains"]
     assert {row["login"] for row in built.model["senders"]} == {"alice@acme.test", "bob@acme.test"}
     assert logins(built, "x@b.test") == []
     assert built.warnings == [
@@ -642,3 +658,23 @@ def test_the_table_describes_every_key() -> None:
             check(option.get("options", {}))
 
     check(OPTIONS)
+
+
+def test_names_to_answer_to() -> None:
+    domains = [
+        {"name": "globex.test", "mta_sts": "testing"},
+        {"name": "acme.test", "mta_sts": "enforce"},
+        {"name": "off.test", "mta_sts": "enforce", "enabled": False},
+        {"name": "b.acme.test"},
+    ]
+    names = ["mta-sts.acme.test", "mta-sts.globex.test"]
+    built = build_model(
+        inventory(mail_domains=domains, mail_admin="root@elsewhere.example", mail_features={"autoconfig": False})
+    )
+    assert built.model["tls"]["names"] == ["mx1.acme.test", *names]
+    changes = {"mail_domains": domains, "mail_admin": "root@elsewhere.example", "mail_hostname": "autoconfig.acme.test"}
+    listed = build_model(inventory(**changes)).model["tls"]["names"]
+    services = [
+        f"{name}.{domain}" for name in ("autoconfig", "autodiscover") for domain in ("b.acme.test", "globex.test")
+    ]
+    assert listed == ["autoconfig.acme.test", *sorted([*names, *services, "autodiscover.acme.test"])]

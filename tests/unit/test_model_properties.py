@@ -109,6 +109,7 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
         {
             "name": name,
             "enabled": draw(st.booleans()),
+            "mta_sts": draw(st.sampled_from(["none", "testing", "enforce"])),
             "quota": draw(QUOTAS),
             "mailboxes": draw(st.lists(mailboxes(), max_size=4)),
             "aliases": draw(

@@ -231,6 +231,16 @@ def test_certificate(seen: tls.Served, mode: str, status: str, words: str) -> No
     assert found.summary.startswith(words)
 
 
+def test_names_that_the_certificate_lacks() -> None:
+    names = [HOST, *(f"{service}.acme.test" for service in ("autoconfig", "autodiscover", "mta-sts"))]
+    assert tls.evaluate_names(443, ("*.acme.test",), names).status == "ok"
+    found = tls.evaluate_names(443, (HOST, "mta-sts.acme.test"), names)
+    assert (found.status, found.group) == ("warn", "certificates")
+    assert found.summary == "the certificate lacks autoconfig.acme.test, autodiscover.acme.test"
+    many = [f"mta-sts.{number}.test" for number in range(5)]
+    assert tls.evaluate_names(443, (HOST,), many).summary.endswith("mta-sts.2.test and 2 more")
+
+
 def test_certificate_that_is_not_the_installed_one() -> None:
     other = tls.Certificate((HOST,), NOW, NOW + timedelta(90), "bb")
     assert "has not loaded it" in tls.evaluate(465, served(), other, HOST, "files", NOW).summary

@@ -20,8 +20,11 @@ KEYS = {"acme.test": [{"selector": "s1", "dns": DKIM}]}
 MODEL: dict[str, Any] = {
     "hostname": HOST,
     "addresses": {"ipv4": ["192.0.2.10"], "ipv6": []},
-    "features": {"pop3": True},
-    "domains": [{"name": "acme.test", "enabled": True}, {"name": "off.test", "enabled": False}],
+    "features": {"pop3": True, "autoconfig": True},
+    "domains": [
+        {"name": "acme.test", "enabled": True, "mta_sts": "testing"},
+        {"name": "off.test", "enabled": False, "mta_sts": "none"},
+    ],
 }
 
 
@@ -31,9 +34,10 @@ def published(records: list[RRset]) -> dict[tuple[str, str], Reply]:
 
 @pytest.mark.parametrize("hostname", [HOST, "acme.test", "mail.elsewhere.test"])
 def test_every_record_has_one_owner(hostname: str) -> None:
-    model = {**MODEL, "hostname": hostname, "domains": [*MODEL["domains"], {"name": "globex.test", "enabled": True}]}
+    more = [{"name": name, "enabled": True} for name in ("globex.test", "mta-sts.acme.test")]
+    model = {**MODEL, "hostname": hostname, "domains": [*MODEL["domains"], *more]}
     owners = dns.wanted_by_owner(model, KEYS)
-    assert set(owners) == {hostname, "acme.test", "globex.test"}
+    assert set(owners) == {hostname, "acme.test", "globex.test", "mta-sts.acme.test"}
     together = [rrset for records in owners.values() for rrset in records]
     assert sorted(together, key=repr) == sorted(record_set(model, KEYS), key=repr)
 
@@ -76,6 +80,9 @@ A = rrset("mx1.acme.test.", "A", "192.0.2.10")
 SRV = rrset("_imaps._tcp.acme.test.", "SRV", "0 1 993 mx1.acme.test.")
 SPF = rrset("acme.test.", "TXT", '"v=spf1 mx -all"')
 DMARC = rrset("_dmarc.acme.test.", "TXT", '"v=DMARC1; p=quarantine; rua=mailto:postmaster@acme.test"')
+ALIAS = rrset("mta-sts.acme.test.", "CNAME", "mx1.acme.test.")
+POLICY = rrset("_mta-sts.acme.test.", "TXT", '"v=STSv1; id=1;"')
+REPORTS = rrset("_smtp._tls.acme.test.", "TXT", '"v=TLSRPTv1; rua=mailto:postmaster@acme.test"')
 SIGNING = rrset("s1._domainkey.acme.test.", "TXT", text_value(DKIM))
 
 
@@ -102,6 +109,13 @@ SIGNING = rrset("s1._domainkey.acme.test.", "TXT", text_value(DKIM))
         (DMARC, ['"v=DMARC1; p=reject"'], None),
         (DMARC, ['"v=DMARC1; p=none"'], "warn"),
         (DMARC, [], "warn"),
+        (ALIAS, [], "warn"),
+        (ALIAS, ["mx2.acme.test."], "warn"),
+        (POLICY, [], "warn"),
+        (POLICY, ['"v=STSv1; id=2;"'], "warn"),
+        (POLICY, ['"v=STSv1; id=1;"', '"v=STSv1; id=2;"'], "warn"),
+        (REPORTS, ['"v=TLSRPTv1; rua=https://reports.test/"'], None),
+        (REPORTS, [], "warn"),
         (SIGNING, [text_value(DKIM)], None),
         (SIGNING, [text_value("v=DKIM1; k=rsa; p=BBBB")], "fail"),
         (SIGNING, [text_value("v=DKIM1; k=rsa; p=")], "fail"),

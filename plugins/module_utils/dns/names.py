@@ -10,18 +10,19 @@ import re
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # The longest name below a domain is <selector>._domainkey.<domain>, 253 octets in all (RFC 1035 section 2.3.4).
 MAX_SELECTOR = 32
-MAX_DOMAIN = 253 - MAX_SELECTOR - len("._domainkey.")
+MAX_NAME = 253
+MAX_DOMAIN = MAX_NAME - MAX_SELECTOR - len("._domainkey.")
 
 
-def domain_error(name: str) -> str | None:
+def domain_error(name: str, longest: int = MAX_DOMAIN) -> str | None:
     """Say what is wrong with a domain; None when it is right: A-labels in lower case, two or more, no final dot.
 
-    Source: RFC 1123 section 2.1, with room left for a DKIM selector.
+    Source: RFC 1123 section 2.1, with room left for a DKIM selector; a name that has none below it may be `longest`.
     """
     if not isinstance(name, str):
         return f"{name!r} is not a domain name"
-    if len(name) > MAX_DOMAIN:
-        return f"{name!r} is longer than {MAX_DOMAIN} octets"
+    if len(name) > longest:
+        return f"{name!r} is longer than {longest} octets"
     labels = name.split(".")
     if len(labels) < 2:
         return f"{name!r} needs at least two labels, such as example.org"

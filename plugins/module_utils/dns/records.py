@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.mailwright.server.plugins.module_utils.dns import mta_sts
 from ansible_collections.mailwright.server.plugins.module_utils.dns.names import domain_error, selector_error
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value, zone_order
 
@@ -22,6 +23,10 @@ SERVICES: tuple[tuple[str, int, str | None], ...] = (
     ("_pop3s", 995, "pop3"),
     ("_sieve", 4190, None),
 )
+# Never offered: they begin without TLS.
+PLAIN_SERVICES = ("_imap", "_pop3")
+# RFC 6186 section 3.4: the root as target says that the service is not there.
+NOT_OFFERED = "0 0 0 ."
 
 
 def record_set(
@@ -29,9 +34,9 @@ def record_set(
 ) -> list[RRset]:
     """Derive the record sets for the mail host and every enabled domain.
 
-    `model` is the normalised model (hostname, addresses, features, domains); `dkim_keys` maps a domain to its
-    keys, each with selector and dns text, as the module dkim_rotation returns them. A domain that is not in the model
-    any more gets its DKIM records alone: they retire slower than it leaves.
+    `model` is the normalised model (hostname, addresses, features, domains with their mta_sts); `dkim_keys` maps a
+    domain to its keys, each with selector and dns text, as the module dkim_rotation returns them. A domain that is not
+    in the model any more gets its DKIM records alone: they retire slower than it leaves.
     Sorted as zone_text sorts. Raises ValueError with every name, selector, text and address that is wrong.
     """
     hostname = model["hostname"]
@@ -55,13 +60,50 @@ def record_set(
         add(domain, "MX", f"10 {hostname}.")
         add(domain, "TXT", text_value("v=spf1 mx -all"))
         add(f"_dmarc.{domain}", "TXT", text_value(f"v=DMARC1; p=quarantine; rua=mailto:postmaster@{domain}"))
-        for service, port, feature in SERVICES:
-            if feature is None or model["features"].get(feature, False):
-                add(f"{service}._tcp.{domain}", "SRV", f"0 1 {port} {hostname}.")
     for domain, keys in dkim_keys.items():
         for key in keys:
             add(f"{key['selector']}._domainkey.{domain}", "TXT", text_value(key["dns"]))
+    for name, kind, value in [*_client_records(model, domains), *_transport_records(model, domains)]:
+        add(name, kind, value)
     return sorted(found, key=zone_order)
+
+
+def _client_records(model: Mapping[str, Any], domains: list[str]) -> list[tuple[str, str, str]]:
+    """Where mail programs find the services and their settings: name without its final dot, type, value."""
+    hostname, features = model["hostname"], model["features"]
+    found = []
+    for domain in domains:
+        for service, port, feature in SERVICES:
+            offered = feature is None or features.get(feature, False)
+            found.append((f"{service}._tcp.{domain}", "SRV", f"0 1 {port} {hostname}." if offered else NOT_OFFERED))
+        found += [(f"{service}._tcp.{domain}", "SRV", NOT_OFFERED) for service in PLAIN_SERVICES]
+        if features.get("autoconfig", False):
+            # the host's own name, which its certificate has in any case
+            found.append((f"_autodiscover._tcp.{domain}", "SRV", f"0 1 443 {hostname}."))
+            found += _aliases(model, domains, f"autoconfig.{domain}", f"autodiscover.{domain}")
+    return found
+
+
+def _transport_records(model: Mapping[str, Any], domains: list[str]) -> list[tuple[str, str, str]]:
+    """What other servers are told about TLS (RFC 8460, RFC 8461), in the form of _client_records."""
+    modes = {domain["name"]: domain.get("mta_sts", "none") for domain in model["domains"]}
+    found = []
+    for domain in domains:
+        reports = f"v=TLSRPTv1; rua=mailto:postmaster@{domain}"
+        found.append((f"_smtp._tls.{domain}", "TXT", text_value(reports)))
+        if modes[domain] != "none":
+            policy = mta_sts.policy_text(modes[domain], model["hostname"])
+            found.append((f"_mta-sts.{domain}", "TXT", text_value(mta_sts.record_text(policy))))
+            found += _aliases(model, domains, f"mta-sts.{domain}")
+    return found
+
+
+def _aliases(model: Mapping[str, Any], domains: list[str], *names: str) -> list[tuple[str, str, str]]:
+    """Names of the mail host, as CNAME: its addresses then change in one place.
+
+    A name with records of its own, the host's or a mail domain's, can have no CNAME (RFC 1034 section 3.6.2).
+    """
+    return [(name, "CNAME", f"{model['hostname']}.") for name in names if name not in (model["hostname"], *domains)]
 
 
 def _errors(

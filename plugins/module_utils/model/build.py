@@ -30,6 +30,7 @@ DERIVED_NAMES = ("abuse", "postmaster")  # RFC 2142: they must exist in every do
 LONGEST_CYCLE_SHOWN = 6
 
 T = TypeVar("T")
+MtaSts = Literal["none", "testing", "enforce"]
 
 
 class Addresses(TypedDict):
@@ -41,6 +42,7 @@ class Tls(TypedDict):
     mode: Literal["self_signed", "files"]
     certificate_file: str | None
     key_file: str | None
+    names: list[str]
 
 
 class Dns(TypedDict):
@@ -53,6 +55,7 @@ class Dns(TypedDict):
 class Domain(TypedDict):
     name: str
     enabled: bool
+    mta_sts: MtaSts
 
 
 class Mailbox(TypedDict):
@@ -132,6 +135,17 @@ def build_model(
     return Built(model, problems.warnings)
 
 
+def tls_names(hostname: str, domains: Iterable[Domain], features: Mapping[str, bool]) -> list[str]:
+    """The names that the host answers to by TLS: its own first, then those below the enabled domains, sorted."""
+    names = set()
+    for domain in domains:
+        if domain["enabled"]:
+            services = ["autoconfig", "autodiscover"] if features["autoconfig"] else []
+            services += ["mta-sts"] if domain["mta_sts"] != "none" else []
+            names |= {f"{service}.{domain['name']}" for service in services}
+    return [hostname, *sorted(names - {hostname})]
+
+
 class _Builder:
     def __init__(self, problems: Problems) -> None:
         self.problems = problems
@@ -157,7 +171,8 @@ class _Builder:
             return None
 
     def build(self, values: dict[str, Any], default_addresses: Iterable[object]) -> Model:
-        hostname = self.attempt("mail_hostname", parse_hostname, values["mail_hostname"])
+        hostname = self.attempt("mail_hostname", parse_hostname, values["mail_hostname"]) or ""
+        features = {name: value is True for name, value in values["mail_features"].items()}
         quota = self.attempt("mail_quota", parse_size, values["mail_quota"])
         # hosted names first: what a domain's mailboxes and aliases refer to depends on all of them
         named = [(path, entry, self.domain(path, entry)) for path, entry in values["domains"]]
@@ -171,11 +186,11 @@ class _Builder:
         if not values["domains"] and not self.unsure_domains:
             self.problems.warn("mail_domains", "no domain is hosted here")
         return {
-            "hostname": hostname or "",
+            "hostname": hostname,
             "admin": admin.address if admin else "",
             "addresses": self.addresses(values["mail_addresses"], default_addresses),
-            "features": {name: value is True for name, value in values["mail_features"].items()},
-            "tls": self.tls(values["mail_tls"]),
+            "features": features,
+            "tls": self.tls(values["mail_tls"], hostname, features),
             "dns": self.dns(values["mail_dns"]),
             "domains": [self.domains[name] for name in sorted(self.domains)],
             "mailboxes": [self.mailboxes[address] for address in sorted(self.mailboxes)],
@@ -200,7 +215,7 @@ class _Builder:
             "ipv6": [str(address) for address in unique if address.version == 6],
         }
 
-    def tls(self, values: dict[str, Any]) -> Tls:
+    def tls(self, values: dict[str, Any], hostname: str, features: Mapping[str, bool]) -> Tls:
         files: dict[str, str | None] = {}
         for key in ("certificate_file", "key_file"):
             files[key] = self.attempt(f"mail_tls.{key}", parse_text, values.get(key)) or None
@@ -210,7 +225,8 @@ class _Builder:
             (missing,) = set(files) - set(given)
             self.problems.error(f"mail_tls.{missing}", f"is missing: give it beside {given[0]}, or neither of them")
         mode: Literal["self_signed", "files"] = "files" if certificate and key_file else "self_signed"
-        return {"mode": mode, "certificate_file": certificate, "key_file": key_file}
+        names = tls_names(hostname, self.domains.values(), features)
+        return {"mode": mode, "certificate_file": certificate, "key_file": key_file, "names": names}
 
     def dns(self, values: dict[str, Any]) -> Dns:
         providers: dict[str, dict[str, Any]] = {}
@@ -256,7 +272,8 @@ class _Builder:
         if name in self.domains:
             self.problems.error(f"{path}.name", f"{shown(name)} is already defined at {self.domain_paths[name]}")
             return name
-        self.domains[name] = {"name": name, "enabled": entry["enabled"] is True}
+        policy: MtaSts = "none" if isinstance(entry["mta_sts"], Unreadable) else entry["mta_sts"]
+        self.domains[name] = {"name": name, "enabled": entry["enabled"] is True, "mta_sts": policy}
         self.domain_paths[name] = path
         return name
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
-from .errors import UNREADABLE, Problems, Unreadable, key_shown, kind, suggestion
+from .errors import UNREADABLE, Problems, Unreadable, key_shown, kind, shown, suggestion
 from .spec import DOMAIN_OPTIONS, DOMAINS_PREFIX, OPTIONS, Options
 
 PREFIX = "mail_"
@@ -85,6 +85,9 @@ def _check_value(option: dict[str, Any], value: object, path: str, problems: Pro
         return UNREADABLE
     if wanted in ("str", "path") and not isinstance(value, str):
         problems.error(path, f"is {kind(value)}: write a string, in quotes")
+        return UNREADABLE
+    if "choices" in option and value not in option["choices"]:
+        problems.error(path, f"is {shown(value)}: write one of {', '.join(option['choices'])}")
         return UNREADABLE
     return value
 

@@ -105,6 +105,15 @@ DOMAIN_OPTIONS: Options = {
         "default": [],
         "description": "Where mail to addresses goes that do not exist in the domain.",
     },
+    "mta_sts": {
+        "type": "str",
+        "default": "none",
+        "choices": ["none", "testing", "enforce"],
+        "description": [
+            "The policy that other servers are given for mail to the domain (RFC 8461).",
+            "With V(testing) they report what would fail, with V(enforce) they send by verified TLS only.",
+        ],
+    },
 }
 
 FEATURE_OPTIONS: Options = {
@@ -112,6 +121,16 @@ FEATURE_OPTIONS: Options = {
     "webmail": {"type": "bool", "default": True, "description": "Offer webmail with Roundcube."},
     "pop3": {"type": "bool", "default": True, "description": "Offer POP3 beside IMAP."},
     "fulltext": {"type": "bool", "default": True, "description": "Keep an index for full-text search."},
+    "autoconfig": {
+        "type": "bool",
+        "default": True,
+        "description": "Answer mail programs that ask for their settings at autoconfig. and autodiscover.<domain>.",
+    },
+    "mta_sts_outbound": {
+        "type": "bool",
+        "default": True,
+        "description": "Keep to the MTA-STS policies of the domains that mail is sent to.",
+    },
 }
 
 TLS_OPTIONS: Options = {

@@ -53,13 +53,16 @@ def wanted_by_owner(
     """The derived record sets, apart for the host and for each enabled domain; `keys` as in record_set."""
     hostname = model["hostname"]
     host = record_set({**model, "domains": []}, {})
+    # they have records of their own
+    names = {f"{domain['name']}." for domain in model["domains"] if domain["enabled"]}
     found = {hostname: host}
     for domain in model["domains"]:
         if domain["enabled"]:
             records = record_set({**model, "domains": [domain]}, {domain["name"]: keys.get(domain["name"], [])})
             # Where the host's name is a mail domain too, the domain's SPF takes the place of the host's.
             own = domain["name"] == hostname
-            found[domain["name"]] = records if own else [rrset for rrset in records if rrset not in host]
+            records = records if own else [rrset for rrset in records if rrset not in host]
+            found[domain["name"]] = [rrset for rrset in records if rrset.type != "CNAME" or rrset.name not in names]
     return found
 
 
@@ -102,7 +105,7 @@ def compare(wanted: RRset, live: Sequence[str]) -> Finding | None:
         return _compare_text(f"{label} ({kind})", kind, wanted.values[0], mine)
     missing = [value for value in wanted.values if value not in live]
     extra = [value for value in live if value not in wanted.values]
-    grave: Status = "warn" if wanted.type == "SRV" else "fail"
+    grave: Status = "warn" if wanted.type in ("SRV", "CNAME") else "fail"
     if missing:
         instead = f"; found {', '.join(extra)}" if extra else ""
         if wanted.type == "MX" and any(value.split()[-1] == wanted.values[0].split()[-1] for value in live):
@@ -117,22 +120,23 @@ def compare(wanted: RRset, live: Sequence[str]) -> Finding | None:
 def _text_kind(wanted: RRset) -> str:
     if "._domainkey." in wanted.name:
         return "v=DKIM1"
-    return "v=DMARC1" if wanted.name.startswith("_dmarc.") else "v=spf1"
+    kinds = {"_dmarc": "v=DMARC1", "_mta-sts": "v=STSv1", "_smtp": "v=TLSRPTv1"}
+    return kinds.get(wanted.name.partition(".")[0], "v=spf1")
 
 
 def _compare_text(label: str, kind: str, wanted: str, mine: Sequence[str]) -> Finding | None:
-    grave: Status = "warn" if kind == "v=DMARC1" else "fail"
+    grave: Status = "fail" if kind in ("v=DKIM1", "v=spf1") else "warn"
     if not mine:
         return grave, f"{label}: missing"
-    # RFC 7208 section 4.5, RFC 7489 section 6.6.3: with two of them receivers use none.
+    # RFC 7208 section 4.5, RFC 7489 section 6.6.3, RFC 8460 section 3, RFC 8461 section 3.1: of two, none is used.
     if len(mine) > 1:
         return grave, f"{label}: {len(mine)} of them, there may be one only: {' and '.join(mine)}"
     if mine[0] == wanted:
         return None
     if kind == "v=DKIM1":
         return "fail", f"{label}: is not the key in use: {mine[0]}"
-    if kind == "v=DMARC1" and "p=none" not in mine[0].replace(" ", "").lower():
-        # a policy of the owner's own
+    if kind == "v=TLSRPTv1" or (kind == "v=DMARC1" and "p=none" not in mine[0].replace(" ", "").lower()):
+        # the owner's own decision
         return None
     return "warn", f"{label}: differs from {wanted}: {mine[0]}"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,10 @@ except ImportError:
 else:
     HAVE_CRYPTOGRAPHY = True
 
-PORTS = {465: "submissions", 993: "imaps", 443: "https"}
+WEB = 443
+PORTS = {465: "submissions", 993: "imaps", WEB: "https"}
+# Names that are listed before the rest is only counted.
+SHOWN = 3
 LIVE = "/etc/mailwright/tls/{hostname}/live/fullchain.pem"
 WARN_DAYS, FAIL_DAYS = 21, 3
 
@@ -97,8 +101,24 @@ def evaluate(port: int, served: Served, live: Certificate | None, hostname: str,
     return Result(f"{port} {PORTS[port]}", "certificates", status, lines[0], tuple(lines[1:]), data=data)
 
 
-def probe(port: int, hostname: str, mode: str, ca_pem: str | None, timeout: float) -> list[Result]:
-    """Fetch and judge the certificate of one port of this host; `timeout` in seconds for each connection."""
+def evaluate_names(port: int, names: tuple[str, ...], wanted: Sequence[str]) -> Result:
+    """Judge whether a certificate with `names` has all that mail programs and other servers ask the host by."""
+    title = f"{port} names"
+    missing = [name for name in wanted if not covers(names, name)]
+    if not missing:
+        return Result(title, "certificates", "ok", f"all {len(wanted)} in the certificate")
+    more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+    words = f"the certificate lacks {', '.join(missing[:SHOWN])}{more}"
+    return Result(title, "certificates", "warn", words, data={"missing": missing})
+
+
+def probe(
+    port: int, hostname: str, names: Sequence[str], mode: str, ca_pem: str | None, timeout: float
+) -> list[Result]:
+    """Fetch and judge the certificate of one port of this host; `timeout` in seconds for each connection.
+
+    `names` are further ones that it ought to have; without any this is not judged.
+    """
     name = f"{port} {PORTS[port]}"
     if not HAVE_CRYPTOGRAPHY:
         return [Result(name, "certificates", "fail", "python3-cryptography is not installed on the host")]
@@ -110,7 +130,8 @@ def probe(port: int, hostname: str, mode: str, ca_pem: str | None, timeout: floa
         live = read_certificate(Path(LIVE.format(hostname=hostname)).read_bytes())
     except FileNotFoundError:
         live = None
-    return [evaluate(port, served, live, hostname, mode, datetime.now(UTC))]
+    results = [evaluate(port, served, live, hostname, mode, datetime.now(UTC))]
+    return [*results, evaluate_names(port, served.certificate.names, names)] if names else results
 
 
 def _fetch(port: int, hostname: str, ca_pem: str | None, timeout: float) -> Served:
