@@ -254,7 +254,7 @@ def test_certificate_that_is_not_the_installed_one() -> None:
 
 def test_units_and_jails_are_those_of_the_roles() -> None:
     running: set[str] = set()
-    for path in ROOT.glob("roles/*/tasks/main.yml"):
+    for path in ROOT.glob("roles/*/tasks/*.yml"):
         for task in yaml.safe_load(path.read_text()):
             tree = task.get("mailwright.server.config_tree", {})
             running |= {unit["name"] for unit in tree.get("units", []) if unit.get("state", "started") == "started"}
