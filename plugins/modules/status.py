@@ -54,9 +54,10 @@ options:
         type: bool
         default: true
   tls_mode:
-    description: Whether the certificate is V(self_signed), so that nobody can verify it, or comes from V(files).
+    description:
+      - Whether the certificate is V(self_signed), so that nobody can verify it, comes from V(files) or by V(acme).
     type: str
-    choices: [self_signed, files]
+    choices: [self_signed, files, acme]
     default: self_signed
   ca_pem:
     description: Certificates in PEM form that are trusted beside those of the system.
@@ -147,6 +148,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.probes import (
     dns,
     imap,
     queue,
+    renewal,
     services,
     smtp,
     system,
@@ -221,6 +223,8 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
         )
         for port, name in tls.PORTS.items()
     ]
+    if params["tls_mode"] == "acme":
+        probes.append(Probe("renewal", "certificates", lambda: renewal.probe(hostname)))
     return [
         *probes,
         Probe("dns", "dns", lambda: dns.probe(model, QUESTION), DNS_TOTAL),
@@ -244,7 +248,7 @@ def main() -> None:
             "addresses": {"type": "dict", "default": {}, "options": addresses},
             "features": {"type": "dict", "default": {}},
             "domains": {"type": "list", "elements": "dict", "default": [], "options": domain},
-            "tls_mode": {"type": "str", "choices": ["self_signed", "files"], "default": "self_signed"},
+            "tls_mode": {"type": "str", "choices": ["self_signed", "files", "acme"], "default": "self_signed"},
             "ca_pem": {"type": "str"},
         },
         supports_check_mode=True,
