@@ -33,8 +33,10 @@ options:
       - V(self_signed) makes a P-256 key once and a certificate for 398 days,
         renewed with the same key when fewer than 30 days are left or the names differ.
       - V(files) places O(certificate_pem) and O(key_pem) after checking them.
+      - V(acme) leaves what is live to M(mailwright.server.acme_certificate), and makes a self-signed certificate only
+        where there is none yet, so that services can start; while it is in use, it is renewed as V(self_signed) is.
     type: str
-    choices: [self_signed, files]
+    choices: [self_signed, files, acme]
     default: self_signed
   certificate_pem:
     description:
@@ -104,6 +106,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.certificate.pair
     LIBRARY_ERROR,
     Pair,
     check_given,
+    describe,
     parse_pair,
     reusable_key,
     self_sign,
@@ -111,16 +114,6 @@ from ansible_collections.mailwright.server.plugins.module_utils.certificate.pair
 )
 from ansible_collections.mailwright.server.plugins.module_utils.certificate.store import CertificateStore
 from ansible_collections.mailwright.server.plugins.module_utils.dns.names import MAX_NAME, domain_error
-
-
-def describe(pair: Pair | None, fingerprint: str | None) -> str:
-    """Lines for the diff."""
-    if pair is None:
-        return "certificate: absent\n"
-    return (
-        f"subject: {pair.subject}\nnames: {', '.join(pair.names)}\n"
-        f"not after: {pair.not_after:%Y-%m-%d %H:%M} UTC\nsha256: {fingerprint or '(new)'}\n"
-    )
 
 
 def read_live(store: CertificateStore) -> Pair | None:
@@ -159,10 +152,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
     now = datetime.now(UTC).replace(microsecond=0)
     live = read_live(store)
-    if module.params["mode"] == "files":
+    mode = module.params["mode"]
+    if mode == "files":
         wanted = check_given(module.params["certificate_pem"].encode(), module.params["key_pem"].encode(), names, now)
         made = False
-    elif live is not None and still_good(live, names, now):
+    elif live is not None and (still_good(live, names, now) or (mode == "acme" and not live.self_signed)):
         wanted, made = live, False
     else:
         wanted, made = self_sign(names, now, reusable_key(live)), True
@@ -195,7 +189,7 @@ def main() -> None:
         argument_spec={
             "hostname": {"type": "str", "required": True},
             "names": {"type": "list", "elements": "str", "default": []},
-            "mode": {"type": "str", "choices": ["self_signed", "files"], "default": "self_signed"},
+            "mode": {"type": "str", "choices": ["self_signed", "files", "acme"], "default": "self_signed"},
             "certificate_pem": {"type": "str"},
             "key_pem": {"type": "str", "no_log": True},
             "path": {"type": "path", "default": "/etc/mailwright/tls"},

@@ -59,9 +59,10 @@ options:
         choices: [none, testing, enforce]
         default: none
   tls_mode:
-    description: Whether the certificate is V(self_signed), so that nobody can verify it, or comes from V(files).
+    description:
+      - Whether the certificate is V(self_signed), so that nobody can verify it, comes from V(files) or by V(acme).
     type: str
-    choices: [self_signed, files]
+    choices: [self_signed, files, acme]
     default: self_signed
   tls_names:
     description: All names that the certificate of the web server ought to have. O(hostname) when not set.
@@ -158,6 +159,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.probes import (
     dns,
     imap,
     queue,
+    renewal,
     services,
     smtp,
     system,
@@ -239,6 +241,8 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
         )
         for port, name in tls.PORTS.items()
     ]
+    if params["tls_mode"] == "acme":
+        probes.append(Probe("renewal", "certificates", lambda: renewal.probe(hostname)))
     return [
         *probes,
         Probe("dns", "dns", lambda: dns.probe(model, QUESTION), DNS_TOTAL),
@@ -266,7 +270,7 @@ def main() -> None:
             "addresses": {"type": "dict", "default": {}, "options": addresses},
             "features": {"type": "dict", "default": {}},
             "domains": {"type": "list", "elements": "dict", "default": [], "options": domain},
-            "tls_mode": {"type": "str", "choices": ["self_signed", "files"], "default": "self_signed"},
+            "tls_mode": {"type": "str", "choices": ["self_signed", "files", "acme"], "default": "self_signed"},
             "tls_names": {"type": "list", "elements": "str", "default": []},
             "ca_pem": {"type": "str"},
         },

@@ -22,6 +22,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -42,6 +43,7 @@ REGISTRY = Path("/run/mailwright-lab")
 # TEST-NET-2: not a private range, so that the mail software treats the hosts as it treats the internet.
 POOL = list(ipaddress.ip_network("198.51.100.0/24").subnets(new_prefix=27))
 PROXY_PORT = 3143
+ACME_PORT, ACME_MANAGEMENT_PORT = 14000, 15000
 BASE_PACKAGES = [
     "systemd", "systemd-sysv", "dbus", "udev", "python3", "python3-apt", "iproute2", "ca-certificates",
     "openssh-server",
@@ -70,7 +72,7 @@ class Image:
 
 BASE = Image("base")
 IMAGES = {
-    "ns1": Image("ns1", ("knot", "nginx-light", "pdns-server", "pdns-backend-sqlite3")),
+    "ns1": Image("ns1", ("knot", "nginx-light", "pdns-server", "pdns-backend-sqlite3", "pebble")),
     "peer": Image(
         "peer",
         (
@@ -95,6 +97,11 @@ class Lab:
     password: str = field(default_factory=lambda: "lab-" + secrets.token_urlsafe(9))
     tsig: str = field(default_factory=lambda: secrets.token_hex(16))
     pdns: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    @property
+    def acme_tsig(self) -> str:
+        """The secret, in base64, of the key that may change _acme-challenge names alone."""
+        return base64.b64encode(hashlib.sha256(f"acme {self.tsig}".encode()).digest()).decode()
 
     @property
     def network(self) -> ipaddress.IPv4Network:
@@ -354,9 +361,17 @@ def prepare_host(lab: Lab, name: str) -> None:
     write(up / "etc/ssh/ssh_host_ed25519_key.pub", (STATE / "host_key.pub").read_text())
     values = {"PASSWORD": lab.password, "TSIG_BASE64": tsig_base64(lab), "PDNS_KEY": lab.pdns}
     values["NETWORK"] = str(lab.network)
+    values["ACME_TSIG_BASE64"] = lab.acme_tsig
     for other in HOST_NUMBER:
         values[other.upper()] = lab.address(other)
         values[f"{other.upper()}_LAST"] = lab.address(other).rpartition(".")[2]
+    if name == "ns1":
+        certificate, key = issue(STATE / "ca", "ns1.lab.test", ["ns1.lab.test"])
+        write(up / "etc/pebble/ns1.pem", certificate)
+        write(up / "etc/pebble/ns1.key", key)
+        wants = up / "etc/systemd/system/multi-user.target.wants"
+        wants.mkdir(parents=True, exist_ok=True)
+        (wants / "pebble.service").symlink_to("/etc/systemd/system/pebble.service")
     if name == "peer":
         write(up / "etc/dkimkeys/peer.private", peer_dkim_key(STATE), 0o600)
         certificate, key = issue(STATE / "ca", "peer.peer.test", ["peer.peer.test"])
@@ -418,6 +433,20 @@ def stop_host(lab: Lab, name: str, *, power_cut: bool = False) -> None:
         time.sleep(0.05)
     remove_cgroup(f"{name}-lab{lab.number}")
     pid_file.unlink()
+
+
+def export_acme_root(lab: Lab) -> None:
+    """Pebble makes a new root whenever it starts; .lab/ca/acme.pem is the present one."""
+    address = lab.address("ns1")
+    wait_for(address, ACME_MANAGEMENT_PORT, 20, "Pebble")
+    context = ssl.create_default_context(cafile=str(STATE / "ca/ca.pem"))
+    with (
+        socket.create_connection((address, ACME_MANAGEMENT_PORT), 10) as plain,
+        context.wrap_socket(plain, server_hostname="ns1.lab.test") as secured,
+    ):
+        secured.sendall(b"GET /roots/0 HTTP/1.0\r\nHost: ns1.lab.test\r\n\r\n")
+        answer = b"".join(iter(lambda: secured.recv(4096), b""))
+    write(STATE / "ca/acme.pem", answer.partition(b"\r\n\r\n")[2].decode())
 
 
 # --- the lab as a whole ---------------------------------------------------------------------------------------------
@@ -487,6 +516,9 @@ def write_contract(lab: Lab) -> None:
         "LAB_TSIG": tsig_base64(lab),
         "LAB_PDNS_KEY": lab.pdns,
         "LAB_CA": str(STATE / "ca/ca.pem"),
+        "LAB_ACME_CA": str(STATE / "ca/acme.pem"),
+        "LAB_ACME_DIRECTORY": f"https://ns1.lab.test:{ACME_PORT}/dir",
+        "LAB_ACME_TSIG": lab.acme_tsig,
         "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / ".collections"),
         "PATH": f"{CHECKOUT}/.venv/bin:$PATH",
     }
@@ -515,6 +547,7 @@ def up(names: list[str]) -> None:
     for name, seconds in zip(names, times, strict=True):
         say(f"{name} {lab.address(name)} " + (f"answered SSH after {seconds:.1f} s" if seconds else "was running"))
     if "ns1" in names:
+        export_acme_root(lab)
         publish_base(STATE, lab.tsig, {name: lab.address(name) for name in ("ns1", "mx1", "peer")})
     write_contract(lab)
 

@@ -16,6 +16,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.model.errors imp
 from ansible_collections.mailwright.server.plugins.module_utils.model.spec import OPTIONS
 
 SHA512 = "$6$saltsalt$" + "a" * 86
+ACME_DNS = {"server": "198.51.100.2", "key_name": "acme", "key_secret": "c2l4dGVlbiBieXRlcyBvciBtb3Jl"}
 BCRYPT = "$2y$05$" + "b" * 53
 NO_SIZE = "'5X' is not a size: write a number with K, M, G or T, such as 2G, or 0 for unlimited"
 CIRCLE = "x@acme.test -> y@acme.test -> z@acme.test -> x@acme.test"
@@ -104,9 +105,10 @@ def test_whole_model() -> None:
         },
         "tls": {
             "mode": "files",
+            "names": ["mx1.acme.test", "autoconfig.acme.test", "autodiscover.acme.test"],
             "certificate_file": "tls/cert.pem",
             "key_file": "tls/key.pem",
-            "names": ["mx1.acme.test", "autoconfig.acme.test", "autodiscover.acme.test"],
+            "acme": None,
         },
         "dns": {
             "providers": {"own": {"type": "rfc2136", "port": 53}},
@@ -139,6 +141,37 @@ def test_whole_model() -> None:
             {"address": "hostmaster@acme.test", "login": "alice@acme.test"},
         ],
     }
+
+
+def test_a_certificate_by_acme() -> None:
+    plain = build_model(inventory(mail_tls={"acme": {}})).model["tls"]
+    assert plain == {
+        "mode": "acme",
+        "names": ["mx1.acme.test", "autoconfig.acme.test", "autodiscover.acme.test"],
+        "certificate_file": None,
+        "key_file": None,
+        "acme": {
+            "directory": "https://acme-v02.api.letsencrypt.org/directory",
+            "email": "hostmaster@acme.test",
+            "challenge": "http-01",
+            "key_type": "rsa",
+            "ca_file": None,
+            "dns": None,
+        },
+    }
+    given = {"challenge": "dns-01", "dns": {**ACME_DNS, "key_name": "Acme."}, "email": "me@b.test", "ca_file": "ca.pem"}
+    acme = build_model(inventory(mail_tls={"acme": given})).model["tls"]["acme"]
+    assert acme is not None
+    assert acme["dns"] == {**ACME_DNS, "key_algorithm": "hmac-sha256"}
+    assert (acme["email"], acme["ca_file"]) == ("me@b.test", "ca.pem")
+    assert build_model(inventory(mail_tls={"acme": None})).model["tls"]["mode"] == "self_signed"
+
+
+def test_the_secret_of_a_tsig_key_is_in_no_error() -> None:
+    wrong = {"challenge": "dns-01", "dns": {**ACME_DNS, "key_secret": "hunter2"}}
+    (error,) = errors_of(inventory(mail_tls={"acme": wrong}))
+    assert error.startswith("mail_tls.acme.dns.key_secret: is not base64")
+    assert "hunter2" not in error
 
 
 def test_input_is_not_changed() -> None:
@@ -211,6 +244,32 @@ def test_every_variable_refuses_a_wrong_type(name: str) -> None:
         ({"mail_addresses": ["fe80::1%eth0"]}, "mail_addresses[0]: 'fe80::1%eth0' is not an IP address"),
         ({"mail_addresses": ["::ffff:198.51.100.1"]}, "mail_addresses[0]: '::ffff:198.51.100.1' is an IPv4 address"),
         ({"mail_tls": {"certificate_file": "c"}}, "mail_tls.key_file: is missing"),
+        ({"mail_tls": {"acme": True}}, "mail_tls.acme: is true or false: write a mapping with the keys directory,"),
+        (
+            {"mail_tls": {"certificate_file": "c", "key_file": "k", "acme": {}}},
+            "mail_tls.acme: is given beside certificate_file: give only one of them",
+        ),
+        (
+            {"mail_tls": {"acme": {"challenge": "tls-alpn-01"}}},
+            "mail_tls.acme.challenge: 'tls-alpn-01' is not known: write http-01 or dns-01",
+        ),
+        ({"mail_tls": {"acme": {"key_type": "ed25519"}}}, "mail_tls.acme.key_type: 'ed25519' is not known"),
+        ({"mail_tls": {"acme": {"directory": "http://ca.test/"}}}, "mail_tls.acme.directory: 'http://ca.test/' is not"),
+        ({"mail_tls": {"acme": {"email": "me"}}}, "mail_tls.acme.email: 'me' is not an address"),
+        ({"mail_tls": {"acme": {"challenge": "dns-01"}}}, "mail_tls.acme.dns: is missing: dns-01 needs"),
+        ({"mail_tls": {"acme": {"dns": ACME_DNS}}}, "mail_tls.acme.dns: is not used with http-01"),
+        (
+            {"mail_tls": {"acme": {"challenge": "dns-01", "dns": {**ACME_DNS, "server": "ns1.acme.test"}}}},
+            "mail_tls.acme.dns.server: 'ns1.acme.test' is not an IP address",
+        ),
+        (
+            {"mail_tls": {"acme": {"challenge": "dns-01", "dns": {**ACME_DNS, "key_name": "a b"}}}},
+            "mail_tls.acme.dns.key_name: 'a b' is not the name of a TSIG key",
+        ),
+        (
+            {"mail_tls": {"acme": {"challenge": "dns-01", "dns": {**ACME_DNS, "key_algorithm": "hmac-md5"}}}},
+            "mail_tls.acme.dns.key_algorithm: 'hmac-md5' is not known",
+        ),
         (
             {"mail_domains__x": [{"name": "ACME.test"}]},
             "mail_domains__x[0].name: 'acme.test' is already defined at mail_domains[0]",

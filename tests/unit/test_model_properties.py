@@ -194,7 +194,7 @@ def as_inventory(model: Model) -> dict[str, Any]:
         "mail_domains": [entry(domain) for domain in model["domains"]],
         "mail_features": model["features"],
         "mail_dns": model["dns"],
-        "mail_tls": {"certificate_file": tls["certificate_file"], "key_file": tls["key_file"]},
+        "mail_tls": {key: tls[key] for key in ("certificate_file", "key_file", "acme")},
     }
 
 

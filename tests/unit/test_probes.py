@@ -20,6 +20,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.probes import (
     disk,
     imap,
     queue,
+    renewal,
     report,
     services,
     smtp,
@@ -207,6 +208,16 @@ def served(days: float = 90, names: tuple[str, ...] = (HOST,), distrust: str | N
 LIVE = served().certificate
 
 
+def test_a_certificate_by_acme_names_its_issuer_and_may_be_short_lived() -> None:
+    six_days = tls.Certificate((HOST,), NOW - timedelta(2), NOW + timedelta(4), "aa", "Pebble")
+    found = tls.evaluate(993, tls.Served(six_days, None), six_days, HOST, "acme", NOW)
+    assert (found.status, found.summary) == ("ok", "ACME, by Pebble, 4 days left")
+    late = tls.evaluate(993, tls.Served(six_days, None), six_days, HOST, "acme", NOW + timedelta(3))
+    assert late.status == "warn"
+    own = tls.evaluate(993, served(), LIVE, HOST, "acme", NOW)
+    assert (own.status, own.summary) == ("warn", "self-signed: the ACME server has not given one yet")
+
+
 @pytest.mark.parametrize(
     ("seen", "mode", "status", "words"),
     [
@@ -258,7 +269,8 @@ def test_units_and_jails_are_those_of_the_roles() -> None:
         for task in yaml.safe_load(path.read_text()):
             tree = task.get("mailwright.server.config_tree", {})
             running |= {unit["name"] for unit in tree.get("units", []) if unit.get("state", "started") == "started"}
-    assert {unit for unit, _feature in services.UNITS} == running
+    # the renewal of certificates is a probe of its own
+    assert {unit for unit, _feature in services.UNITS} == running - {renewal.TIMER}
     jails: set[str] = set()
     for path in ROOT.glob("roles/firewall/templates/etc/fail2ban/jail.d/*"):
         jails |= {line.strip("[]\n") for line in path.read_text().splitlines() if line.startswith("[")}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import traceback
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ BACKDATE = timedelta(hours=1)
 class Pair:
     """A chain in PEM, leaf first, and its unencrypted PKCS #8 PEM key, with what a reader wants to know of the leaf.
 
-    `fingerprint` is the lower-case hexadecimal SHA-256 of the leaf's DER; times are aware and in UTC.
+    `fingerprint` is the lower-case hexadecimal SHA-256 of the leaf's DER, `spki` that of its public key, which is what
+    a TLSA record `3 1 1` holds (RFC 6698 section 2.1); times are aware and in UTC.
     """
 
     chain_pem: bytes
@@ -48,6 +50,7 @@ class Pair:
     names: tuple[str, ...]
     not_after: datetime
     fingerprint: str
+    spki: str
     self_signed: bool
 
 
@@ -80,6 +83,7 @@ def _pair(chain: list[x509.Certificate], key: PrivateKeyTypes) -> Pair:
         names=_dns_names(leaf),
         not_after=leaf.not_valid_after_utc,
         fingerprint=leaf.fingerprint(hashes.SHA256()).hex(),
+        spki=hashlib.sha256(_public(leaf)).hexdigest(),
         self_signed=leaf.issuer == leaf.subject,
     )
 
@@ -90,6 +94,16 @@ def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
+
+
+def describe(pair: Pair | None, fingerprint: str | None) -> str:
+    """Lines for a diff; without a fingerprint the certificate is yet to be made."""
+    if pair is None:
+        return "certificate: absent\n"
+    return (
+        f"subject: {pair.subject}\nnames: {', '.join(pair.names)}\n"
+        f"not after: {pair.not_after:%Y-%m-%d %H:%M} UTC\nsha256: {fingerprint or '(new)'}\n"
+    )
 
 
 def parse_pair(certificate_pem: bytes, key_pem: bytes) -> Pair:

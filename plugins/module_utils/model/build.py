@@ -13,10 +13,14 @@ from .errors import UNREADABLE, ModelError, Problems, Unreadable, key_shown, kin
 from .schema import check_variables
 from .values import (
     join_address,
+    parse_choice,
     parse_domain,
+    parse_email,
     parse_foreign_local_part,
     parse_hostname,
     parse_ip,
+    parse_key_name,
+    parse_key_secret,
     parse_local_part,
     parse_mailbox_name,
     parse_password,
@@ -24,10 +28,14 @@ from .values import (
     parse_resolver,
     parse_size,
     parse_text,
+    parse_url,
 )
 
 DERIVED_NAMES = ("abuse", "postmaster")  # RFC 2142: they must exist in every domain
 LONGEST_CYCLE_SHOWN = 6
+CHALLENGES = ("http-01", "dns-01")  # RFC 8555 sections 8.3 and 8.4
+KEY_TYPES = ("rsa", "ecdsa")
+TSIG_ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 
 T = TypeVar("T")
 MtaSts = Literal["none", "testing", "enforce"]
@@ -38,11 +46,30 @@ class Addresses(TypedDict):
     ipv6: list[str]
 
 
+class AcmeDns(TypedDict):
+    server: str
+    key_name: str
+    key_secret: str
+    key_algorithm: str
+
+
+class Acme(TypedDict):
+    directory: str
+    email: str
+    challenge: str
+    key_type: str
+    ca_file: str | None
+    dns: AcmeDns | None
+
+
 class Tls(TypedDict):
-    mode: Literal["self_signed", "files"]
+    """``names`` are those that the certificate is for, the host's first."""
+
+    mode: Literal["self_signed", "files", "acme"]
+    names: list[str]
     certificate_file: str | None
     key_file: str | None
-    names: list[str]
+    acme: Acme | None
 
 
 class Dns(TypedDict):
@@ -190,7 +217,7 @@ class _Builder:
             "admin": admin.address if admin else "",
             "addresses": self.addresses(values["mail_addresses"], default_addresses),
             "features": features,
-            "tls": self.tls(values["mail_tls"], hostname, features),
+            "tls": self.tls(values["mail_tls"], hostname, admin.address if admin else "", features),
             "dns": self.dns(values["mail_dns"]),
             "domains": [self.domains[name] for name in sorted(self.domains)],
             "mailboxes": [self.mailboxes[address] for address in sorted(self.mailboxes)],
@@ -215,7 +242,7 @@ class _Builder:
             "ipv6": [str(address) for address in unique if address.version == 6],
         }
 
-    def tls(self, values: dict[str, Any], hostname: str, features: Mapping[str, bool]) -> Tls:
+    def tls(self, values: dict[str, Any], hostname: str, admin: str, features: Mapping[str, bool]) -> Tls:
         files: dict[str, str | None] = {}
         for key in ("certificate_file", "key_file"):
             files[key] = self.attempt(f"mail_tls.{key}", parse_text, values.get(key)) or None
@@ -224,9 +251,47 @@ class _Builder:
         if len(given) == 1:
             (missing,) = set(files) - set(given)
             self.problems.error(f"mail_tls.{missing}", f"is missing: give it beside {given[0]}, or neither of them")
-        mode: Literal["self_signed", "files"] = "files" if certificate and key_file else "self_signed"
-        names = tls_names(hostname, self.domains.values(), features)
-        return {"mode": mode, "certificate_file": certificate, "key_file": key_file, "names": names}
+        acme = None if values["acme"] is None else self.acme(values["acme"], admin)
+        if acme is not None and given:
+            self.problems.error("mail_tls.acme", f"is given beside {given[0]}: give only one of them")
+        mode: Literal["self_signed", "files", "acme"] = "self_signed"
+        if acme is not None:
+            mode = "acme"
+        elif certificate and key_file:
+            mode = "files"
+        return {
+            "mode": mode,
+            "names": tls_names(hostname, self.domains.values(), features),
+            "certificate_file": certificate,
+            "key_file": key_file,
+            "acme": acme,
+        }
+
+    def acme(self, values: dict[str, Any], admin: str) -> Acme:
+        path = "mail_tls.acme"
+        challenge = self.attempt(f"{path}.challenge", partial(parse_choice, CHALLENGES), values["challenge"])
+        if challenge == "dns-01" and values["dns"] is None:
+            self.problems.error(f"{path}.dns", "is missing: dns-01 needs a DNS server that takes updates")
+        if challenge == "http-01" and values["dns"] is not None:
+            self.problems.error(f"{path}.dns", "is not used with http-01: remove it, or write challenge: dns-01")
+        return {
+            "directory": self.attempt(f"{path}.directory", parse_url, values["directory"]) or "",
+            "email": self.attempt(f"{path}.email", parse_email, values["email"]) or admin,
+            "challenge": challenge or "",
+            "key_type": self.attempt(f"{path}.key_type", partial(parse_choice, KEY_TYPES), values["key_type"]) or "",
+            "ca_file": self.attempt(f"{path}.ca_file", parse_text, values["ca_file"]) or None,
+            "dns": None if values["dns"] is None else self.acme_dns(f"{path}.dns", values["dns"]),
+        }
+
+    def acme_dns(self, path: str, values: dict[str, Any]) -> AcmeDns:
+        server = self.attempt(f"{path}.server", parse_ip, values["server"])
+        algorithm = partial(parse_choice, TSIG_ALGORITHMS)
+        return {
+            "server": str(server) if server else "",
+            "key_name": self.attempt(f"{path}.key_name", parse_key_name, values["key_name"]) or "",
+            "key_secret": self.attempt(f"{path}.key_secret", parse_key_secret, values["key_secret"]) or "",
+            "key_algorithm": self.attempt(f"{path}.key_algorithm", algorithm, values["key_algorithm"]) or "",
+        }
 
     def dns(self, values: dict[str, Any]) -> Dns:
         providers: dict[str, dict[str, Any]] = {}

@@ -75,6 +75,8 @@ def _check_value(option: dict[str, Any], value: object, path: str, problems: Pro
             return list(_check_entries(option["options"], value, path, problems))
         return None if value is None else _check_strings(value, path, problems)
     if wanted == "dict":
+        if value is None:
+            return None
         if not isinstance(value, (dict, Unreadable)):
             problems.error(path, f"is {kind(value)}: write a mapping with the keys {', '.join(option['options'])}")
         return check_mapping(option["options"], value if isinstance(value, dict) else {}, path, problems)

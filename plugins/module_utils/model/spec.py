@@ -133,12 +133,83 @@ FEATURE_OPTIONS: Options = {
     },
 }
 
+ACME_DNS_OPTIONS: Options = {
+    "server": {
+        "type": "str",
+        "required": True,
+        "description": "The IP address of the DNS server that takes updates (RFC 2136) of the zone.",
+    },
+    "key_name": {
+        "type": "str",
+        "required": True,
+        "description": "The name of the TSIG key, which should be allowed to change C(_acme-challenge) names alone.",
+    },
+    "key_secret": {
+        "type": "str",
+        "required": True,
+        "no_log": True,
+        "description": "The TSIG key's secret in base64, which belongs in a vault.",
+    },
+    "key_algorithm": {
+        "type": "str",
+        "default": "hmac-sha256",
+        "description": "V(hmac-sha256), V(hmac-sha384) or V(hmac-sha512).",
+    },
+}
+
+ACME_OPTIONS: Options = {
+    "directory": {
+        "type": "str",
+        "default": "https://acme-v02.api.letsencrypt.org/directory",
+        "description": "The URL of the ACME server's directory. By default that of Let's Encrypt.",
+    },
+    "email": {
+        "type": "str",
+        "description": "Whom the ACME server may write to; used when the account is made. O(mail_admin) when not set.",
+    },
+    "challenge": {
+        "type": "str",
+        "default": "http-01",
+        "description": [
+            "How the names are proved: V(http-01) by a file on port 80 of this host, V(dns-01) by a DNS record.",
+        ],
+    },
+    "key_type": {
+        "type": "str",
+        "default": "rsa",
+        "description": [
+            "V(rsa), 2048 bits, which every mail server can verify, or V(ecdsa), P-256, which some old ones cannot.",
+            "A TLSA record C(3 1 1) fits either.",
+        ],
+    },
+    "ca_file": {
+        "type": "path",
+        "description": [
+            "A file on the controller with the certificate authority of the ACME server's own HTTPS (PEM).",
+            "Only for a private ACME server.",
+        ],
+    },
+    "dns": {
+        "type": "dict",
+        "options": ACME_DNS_OPTIONS,
+        "description": "How to change the DNS, with V(dns-01).",
+    },
+}
+
 TLS_OPTIONS: Options = {
     "certificate_file": {
         "type": "path",
         "description": "A file on the controller with the certificate and its chain (PEM).",
     },
     "key_file": {"type": "path", "description": "A file on the controller with the certificate's key (PEM)."},
+    "acme": {
+        "type": "dict",
+        "options": ACME_OPTIONS,
+        "description": [
+            "Get the certificate from an ACME server, such as Let's Encrypt, and accept its terms of service.",
+            "C({}) does it with the defaults. Not beside O(mail_tls.certificate_file).",
+        ],
+    },
 }
 
 DNS_OPTIONS: Options = {
@@ -214,7 +285,7 @@ OPTIONS: Options = {
         "type": "dict",
         "default": {},
         "options": TLS_OPTIONS,
-        "description": "The certificate to use, both files or none. Self-signed when not set.",
+        "description": "The certificate: both files, or O(mail_tls.acme). Self-signed when not set.",
     },
     "mail_dns": {
         "type": "dict",

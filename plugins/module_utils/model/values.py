@@ -9,10 +9,13 @@ None of them ever puts a password or a hash into that text.
 
 from __future__ import annotations
 
+import base64
 import encodings.idna
 import ipaddress
 import re
 import unicodedata
+import urllib.parse
+from collections.abc import Collection
 
 from .errors import shown
 
@@ -23,8 +26,10 @@ LONGEST_TEXT = 255
 LONGEST_PASSWORD = 512
 LARGEST_SIZE = 2**63 - 1  # PostgreSQL's bigint
 SMALLEST_SIZE = 1024
+SHORTEST_SECRET = 16  # RFC 8945 section 8 wants no fewer bytes than the digest has; some servers make fewer
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_KEY_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 # IDNA2003, which Python has, and IDNA2008 disagree about these: to guess would be another domain
 _JOINERS = "\u200c\u200d"  # RFC 5892 A.1 and A.2 allow them in some scripts
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")  # RFC 3490 3.1
@@ -149,6 +154,14 @@ def join_address(local_part: str, domain: str) -> str:
     return address
 
 
+def parse_email(text: str) -> str:
+    """An address anywhere."""
+    local_part, at, host = text.rpartition("@")
+    if not at:
+        raise ValueError(f"{shown(text)} is not an address: write a full one, such as hostmaster@example.org")
+    return join_address(parse_foreign_local_part(local_part), parse_domain(host, "the domain of an address"))
+
+
 def parse_size(value: object) -> int:
     """``2G``, ``500M``, ``1.5T`` or a number of bytes -> bytes (K is 1024); 0 is unlimited."""
     wrong = f"{shown(value)} is not a size: write a number with K, M, G or T, such as 2G, or 0 for unlimited"
@@ -190,6 +203,44 @@ def parse_resolver(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         raise ValueError(f"{shown(text)} is not an IP address: write 192.0.2.53 or 2001:db8::53, say") from None
+
+
+def parse_url(text: str) -> str:
+    """An HTTPS URL, in ASCII and without user, password, query and fragment."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+        good = parts.scheme == "https" and parts.hostname and parts.username is None and (parts.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good or not text.isascii() or has_control(text) or re.search(r"[\s?#\"'\\]", text):
+        raise ValueError(f"{shown(text)} is not a URL: write one such as https://acme.example.org/directory")
+    return text
+
+
+def parse_choice(choices: Collection[str], text: str) -> str:
+    """One of the given words."""
+    if text not in choices:
+        raise ValueError(f"{shown(text)} is not known: write {' or '.join(choices)}")
+    return text
+
+
+def parse_key_name(text: str) -> str:
+    """The name of a TSIG key (RFC 8945 section 4.2): a domain name, which may be a single label; no final dot."""
+    name = text.lower().removesuffix(".")
+    if len(name) > LONGEST_DOMAIN or not all(_KEY_LABEL.fullmatch(label) for label in name.split(".")):
+        raise ValueError(f"{shown(text)} is not the name of a TSIG key: write it as in the DNS server's configuration")
+    return name
+
+
+def parse_key_secret(text: str) -> str:
+    """The secret of a TSIG key, in base64."""
+    try:
+        good = len(base64.b64decode(text, validate=True)) >= SHORTEST_SECRET
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(f"is not base64 of at least {SHORTEST_SECRET} bytes: copy it whole (the value is not shown)")
+    return text
 
 
 def parse_text(text: str) -> str:

@@ -18,6 +18,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.probes.runner im
 try:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
+    from cryptography.x509.oid import NameOID
 except ImportError:
     HAVE_CRYPTOGRAPHY = False
 else:
@@ -28,17 +29,18 @@ PORTS = {465: "submissions", 993: "imaps", WEB: "https"}
 # Names that are listed before the rest is only counted.
 SHOWN = 3
 LIVE = "/etc/mailwright/tls/{hostname}/live/fullchain.pem"
-WARN_DAYS, FAIL_DAYS = 21, 3
+WARN_DAYS, FAIL_DAYS = 21.0, 3.0
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What counts of a leaf certificate."""
+    """What counts of a leaf certificate. `issuer` is the authority's name, empty when it is self-signed."""
 
     names: tuple[str, ...]
     not_before: datetime
     not_after: datetime
     fingerprint: str
+    issuer: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,16 @@ def read_certificate(data: bytes) -> Certificate:
     except x509.ExtensionNotFound:
         names = ()
     fingerprint = parsed.fingerprint(hashes.SHA256()).hex()
-    return Certificate(names, parsed.not_valid_before_utc, parsed.not_valid_after_utc, fingerprint)
+    issuer = "" if parsed.issuer == parsed.subject else _issuer(parsed.issuer)
+    return Certificate(names, parsed.not_valid_before_utc, parsed.not_valid_after_utc, fingerprint, issuer)
+
+
+def _issuer(name: x509.Name) -> str:
+    for kind in (NameOID.ORGANIZATION_NAME, NameOID.COMMON_NAME):
+        found = name.get_attributes_for_oid(kind)
+        if found:
+            return str(found[0].value)
+    return "an authority without a name"
 
 
 def covers(names: tuple[str, ...], hostname: str) -> bool:
@@ -71,12 +82,17 @@ def evaluate(port: int, served: Served, live: Certificate | None, hostname: str,
     certificate = served.certificate
     left = (certificate.not_after - now).total_seconds() / 86400
     findings: list[tuple[Status, str]] = []
+    # Certificates of six days exist (Let's Encrypt's "shortlived"); they are renewed at half their life.
+    lifetime = (certificate.not_after - certificate.not_before).total_seconds() / 86400
+    warn_days, fail_days = WARN_DAYS, FAIL_DAYS
+    if mode == "acme":
+        warn_days, fail_days = min(warn_days, lifetime / 4), min(fail_days, lifetime / 10)
     until = f"{certificate.not_after:%Y-%m-%d}"
     if left <= 0:
         findings.append(("fail", f"expired on {until}"))
-    elif left < FAIL_DAYS:
+    elif left < fail_days:
         findings.append(("fail", f"expires in {left:.1f} days, on {until}"))
-    elif left < WARN_DAYS:
+    elif left < warn_days:
         findings.append(("warn", f"expires in {left:.0f} days, on {until}"))
     if certificate.not_before > now:
         findings.append(("fail", f"not valid before {certificate.not_before:%Y-%m-%d %H:%M} UTC"))
@@ -88,13 +104,18 @@ def evaluate(port: int, served: Served, live: Certificate | None, hostname: str,
         findings.append(("fail", "is not the installed one: the service has not loaded it"))
     if served.distrust and mode != "self_signed" and left > 0:
         findings.append(("warn", f"chain not verified: {served.distrust}"))
+    if mode == "acme" and not certificate.issuer:
+        findings.append(("warn", "self-signed: the ACME server has not given one yet"))
     status = worst(status for status, _text in findings) if findings else "ok"
-    kind = "self-signed, " if mode == "self_signed" else ""
+    kind = f"{'ACME, ' if mode == 'acme' else ''}by {certificate.issuer}, " if certificate.issuer else ""
+    if mode == "self_signed":
+        kind = "self-signed, "
     lines = [text for _status, text in findings] or [f"{kind}{left:.0f} days left"]
     data = {
         "names": list(certificate.names),
         "not_after": certificate.not_after.isoformat(),
         "days_left": round(left, 1),
+        "issuer": certificate.issuer,
         "fingerprint": certificate.fingerprint,
         "chain_error": served.distrust,
     }
