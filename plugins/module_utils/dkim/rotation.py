@@ -331,9 +331,9 @@ class _Machine:
     def retire_unwanted(self, algorithm: str) -> None:
         """Retire the keys of a domain that left, or of an algorithm that was switched off."""
         for key in self.of(algorithm, "active", *_NEXT):
-            # the one that can be verified goes last
+            # the one that can be verified goes last; what was never asked about may be just that one
             rsa_live = self.rsa_verified() and any(self.sight(other) == "live" for other in self.of("rsa", "active"))
-            if not self.policy.wanted or rsa_live or not key.live:
+            if not self.policy.wanted or rsa_live or key.state != "active":
                 self.change(key, "retiring")
 
     def rsa_verified(self) -> bool:
@@ -347,7 +347,7 @@ class _Machine:
             # where the state was lost, the filter's configuration still tells which one has signed
             chosen = (
                 self.first(algorithm, lambda key: key.live)
-                or self.first(algorithm, lambda key: key.state in _NEXT and key.selector in self.seen.configured)
+                or self.first(algorithm, lambda key: key.selector in self.seen.configured)
                 or self.first(algorithm, lambda key: key.state in _NEXT)
             )
             if chosen is None:
@@ -384,9 +384,13 @@ class _Machine:
             return key.state in states and self.sight(key) == "live"
 
         # one that no cache denies, before one that has just appeared
-        return self.first(active.algorithm, lambda key: live(key) and key.verified) or self.first(
+        seen = self.first(active.algorithm, lambda key: live(key) and key.verified) or self.first(
             active.algorithm, live
         )
+        if seen is not None or active.live or active.compromised:
+            return seen
+        # a key that nobody has seen yet gives way to one that was there when the DNS last answered
+        return self.first(active.algorithm, lambda key: key.live and key.verified and self.sight(key) == "unknown")
 
     def due(self, active: Key) -> bool:
         """Whether a key needs a successor: old, compromised, or its record gone that had been there."""
@@ -399,12 +403,13 @@ class _Machine:
         rsa_live = any(key.verified and self.sight(key) == "live" for key in self.of("rsa", "active"))
         for key in list(self.keys.values()):
             in_use = key.selector in self.seen.configured
-            if not self.fresh or key.since == self.now:
+            if key.state == "retiring" and in_use:
+                # also where nothing was observed: the next run that observes may find the filter without it
+                self.keys[key.selector] = replace(key, waited=None)
+            elif not self.fresh or key.since == self.now:
                 continue
-            if key.state == "retiring":
-                if in_use:
-                    self.keys[key.selector] = replace(key, waited=None)
-                elif key.waited is None:
+            elif key.state == "retiring":
+                if key.waited is None:
                     self.begin(key)
                 elif self.waits(key) >= self.retirement(key) and (rsa_live or not self.policy.wanted):
                     self.change(key, "revoked")
