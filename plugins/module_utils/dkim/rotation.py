@@ -317,11 +317,15 @@ class _Machine:
 
     def revoke_compromised(self, algorithm: str) -> None:
         """Revoke of the compromised keys what mail does not need any more."""
-        at_once = self.policy.immediate or not self.policy.wanted or (algorithm != "rsa" and self.rsa_verified())
+        at_once = self.policy.immediate or not self.policy.wanted
+        # with which RSA keys the filter signs, whatever it ought to
+        signing_now = self.seen.configured & self.seen.files
+        rsa_signs = any(key.verified and key.selector in signing_now for key in self.of("rsa", "active", "retiring"))
         for key in self.of(algorithm, "active", "retiring", *_NEXT):
-            # while the filter names a key, mail is signed with it
-            unused = key.state != "active" and key.selector not in self.seen.configured
-            if key.compromised and (at_once or unused):
+            beside_rsa = algorithm != "rsa" and self.rsa_verified()
+            dispensable = key.state != "active" or beside_rsa
+            unused = key.selector not in self.seen.configured or (beside_rsa and rsa_signs)
+            if key.compromised and (at_once or (dispensable and unused)):
                 self.change(key, "revoked")
 
     def emergency(self) -> bool:
@@ -384,12 +388,12 @@ class _Machine:
         return heir is not None
 
     def first(self, algorithm: str, fits: Callable[[Key], bool]) -> Key | None:
-        """The best key that could sign and fits: one that has not signed yet before one that is retiring."""
-        usable = (
-            key
-            for key in self.of(algorithm, *_NEXT, "retiring")
-            if key.selector in self.seen.files and not key.compromised
-        )
+        """The best key that could sign and fits: one that has not signed yet before one that is retiring; of those that
+        retire unverified the oldest, which caches are the least likely to deny."""
+        keys = self.of(algorithm, *_NEXT)
+        retiring = self.of(algorithm, "retiring")
+        keys += [key for key in retiring if key.verified] + [key for key in reversed(retiring) if not key.verified]
+        usable = (key for key in keys if key.selector in self.seen.files and not key.compromised)
         return next(filter(fits, usable), None)
 
     def heir(self, active: Key) -> Key | None:
