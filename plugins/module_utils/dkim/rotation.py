@@ -331,7 +331,7 @@ class _Machine:
     def emergency(self) -> bool:
         """Whether compromised keys are being replaced, or were a short time ago."""
         return any(
-            key.compromised and (key.state == "active" or abs((self.now - key.since).total_seconds()) < EMERGENCY)
+            key.compromised and (key.state != "revoked" or abs((self.now - key.since).total_seconds()) < EMERGENCY)
             for key in self.state.keys
         )
 
@@ -404,11 +404,12 @@ class _Machine:
         """
         in_need = not active.live or self.sight(active) == "mixed"
         states = ("propagated", "retiring") if in_need else ("propagated",)
-        # what was there when the DNS last answered is better than what was not
-        sights = ("live",) if active.live else ("live", "unknown")
+        named = active.selector in self.seen.configured
 
         def fits(key: Key) -> bool:
-            return key.state in states and key.live and self.sight(key) in sights
+            # what was there when the DNS last answered is better than what was not
+            remembered = self.sight(key) == "unknown" and not active.live and (key.verified or not named)
+            return key.state in states and key.live and (self.sight(key) == "live" or remembered)
 
         return self.first(active.algorithm, lambda key: fits(key) and key.verified) or self.first(
             active.algorithm, fits
