@@ -20,7 +20,8 @@ Invariants, which tests/unit/test_dkim_rotation.py checks over random sequences 
    on disk says so even where an old state file is restored.
 3. A key leaves `active` only for a key that is live in the same step, unless it is compromised, revoked, without its
    file, or no longer wanted.
-4. No key of the same domain and algorithm that is observed live is passed over for one that is observed not live.
+4. No key of the same domain and algorithm that is verified and observed live is passed over for one that is observed
+   not live. A new key never replaces another before it has propagated, not even a compromised one.
 5. A key is revoked only after the full wait in `retiring`, counted while the filter's configuration did not name it,
    and while the domain's RSA key is live; at once only if it is compromised or the DNS has it revoked already.
 6. Waiting time passes only between runs in which the DNS was observed and the host's clock agreed with the
@@ -31,8 +32,8 @@ Invariants, which tests/unit/test_dkim_rotation.py checks over random sequences 
 A new key comes in by being found on disk: a run killed after writing the file costs nothing, the next one uses it.
 
 What signs while a compromised key is replaced: an Ed25519 key is revoked at once, since RSA still signs. An RSA key
-goes on signing until the new one is seen live, since not every receiver can verify Ed25519; then it is revoked at
-once, without retiring. `immediate` revokes it in the first step: the new key signs before it is published.
+goes on signing until the new one has propagated, since not every receiver can verify Ed25519; then it is revoked as
+soon as the filter's configuration does not name it, without the wait. `immediate` revokes it in the first step: the new key signs before it is published.
 """
 
 from __future__ import annotations
@@ -316,25 +317,38 @@ class _Machine:
 
     def revoke_compromised(self, algorithm: str) -> None:
         """Revoke of the compromised keys what mail does not need any more."""
-        at_once = self.policy.immediate or not self.policy.wanted or (algorithm != "rsa" and self.rsa_verified())
+        at_once = self.policy.immediate or not self.policy.wanted
+        # with which RSA keys the filter signs, whatever it ought to
+        signing_now = self.seen.configured & self.seen.files
+        rsa_signs = any(key.verified and key.selector in signing_now for key in self.of("rsa", "active", "retiring"))
         for key in self.of(algorithm, "active", "retiring", *_NEXT):
-            if key.compromised and (at_once or key.state != "active"):
+            beside_rsa = algorithm != "rsa" and self.rsa_verified()
+            dispensable = key.state != "active" or beside_rsa
+            unused = key.selector not in self.seen.configured or (beside_rsa and rsa_signs)
+            if key.compromised and (at_once or (dispensable and unused)):
                 self.change(key, "revoked")
 
     def emergency(self) -> bool:
         """Whether compromised keys are being replaced, or were a short time ago."""
         return any(
-            key.compromised and (key.state == "active" or abs((self.now - key.since).total_seconds()) < EMERGENCY)
+            key.compromised and (key.state != "revoked" or abs((self.now - key.since).total_seconds()) < EMERGENCY)
             for key in self.state.keys
         )
 
     def retire_unwanted(self, algorithm: str) -> None:
         """Retire the keys of a domain that left, or of an algorithm that was switched off."""
+        # the one that can be verified goes last; what was never asked about may be just that one
+        rsa_live = self.rsa_verified() and any(self.sight(other) == "live" for other in self.of("rsa", "active"))
+        if self.policy.wanted and not self.rsa_verified() and not self.of(algorithm, "active"):
+            # so does the one with which the filter signs, where the state or the RSA key's file was lost
+            named = self.first(algorithm, lambda key: key.selector in self.seen.configured)
+            if named is not None:
+                self.activate(named)
         for key in self.of(algorithm, "active", *_NEXT):
-            # the one that can be verified goes last
-            rsa_live = self.rsa_verified() and any(self.sight(other) == "live" for other in self.of("rsa", "active"))
-            if not self.policy.wanted or rsa_live or not key.live:
+            if not self.policy.wanted or rsa_live or key.state != "active":
                 self.change(key, "retiring")
+        for key in self.of(algorithm, "active"):
+            self.hand_over(key)
 
     def rsa_verified(self) -> bool:
         """Whether an RSA key signs that every receiver can verify, and may go on."""
@@ -346,46 +360,59 @@ class _Machine:
         if active is None:
             # where the state was lost, the filter's configuration still tells which one has signed
             chosen = (
-                self.first(algorithm, lambda key: key.live)
-                or self.first(algorithm, lambda key: key.state in _NEXT and key.selector in self.seen.configured)
-                or self.first(algorithm, lambda key: key.state in _NEXT)
+                self.first(algorithm, lambda key: key.live and key.verified)
+                or self.first(algorithm, lambda key: key.selector in self.seen.configured)
+                or self.first(algorithm, lambda key: key.live)
+                # a new key is not better than one whose record was once there
+                or self.first(algorithm, lambda key: True)
             )
             if chosen is None:
                 self.actions.append(Generate(algorithm))
                 return
             self.activate(chosen)
         else:
-            heir = self.heir(active)
-            if heir is not None:
-                self.activate(heir)
-                self.change(active, "revoked" if active.compromised else "retiring")
-            elif not self.of(algorithm, *_NEXT) and self.due(active):
+            if not self.hand_over(active) and not self.of(algorithm, *_NEXT) and self.due(active):
                 self.actions.append(Generate(algorithm))
         # one next key is enough; another one may have signed before an old state was restored
         for key in self.of(algorithm, *_NEXT)[1:]:
             self.change(key, "retiring")
 
+    def hand_over(self, active: Key) -> bool:
+        """Let the active key's heir sign in its place, if it has one."""
+        heir = self.heir(active)
+        if heir is not None:
+            self.activate(heir)
+            # a compromised one that the filter names is revoked by the step that finds the filter without it
+            revoked = active.compromised and active.selector not in self.seen.configured
+            self.change(active, "revoked" if revoked else "retiring")
+        return heir is not None
+
     def first(self, algorithm: str, fits: Callable[[Key], bool]) -> Key | None:
-        """The best key that could sign and fits: one that has not signed yet before one that is retiring."""
-        usable = (
-            key
-            for key in self.of(algorithm, *_NEXT, "retiring")
-            if key.selector in self.seen.files and not key.compromised
-        )
+        """The best key that could sign and fits: one that has not signed yet before one that is retiring; of those that
+        retire unverified the oldest, which caches are the least likely to deny."""
+        keys = self.of(algorithm, *_NEXT)
+        retiring = self.of(algorithm, "retiring")
+        keys += [key for key in retiring if key.verified] + [key for key in reversed(retiring) if not key.verified]
+        usable = (key for key in keys if key.selector in self.seen.files and not key.compromised)
         return next(filter(fits, usable), None)
 
     def heir(self, active: Key) -> Key | None:
-        """The key that takes the active one's place now."""
-        # the record of the active key is not there, or mail must leave it: whatever is live is better
-        in_need = active.compromised or self.sight(active) in ("absent", "other", "mixed")
-        states = (*_NEXT, "retiring") if in_need else ("propagated",)
+        """The key that takes the active one's place now.
 
-        def live(key: Key) -> bool:
-            return key.state in states and self.sight(key) == "live"
+        Where the active one is not there, one that has signed before is better; a new one never signs before it has
+        propagated. A false "absent" so does no harm, and a missing record is published again in the same run.
+        """
+        in_need = not active.live or self.sight(active) == "mixed"
+        states = ("propagated", "retiring") if in_need else ("propagated",)
+        named = active.selector in self.seen.configured
 
-        # one that no cache denies, before one that has just appeared
-        return self.first(active.algorithm, lambda key: live(key) and key.verified) or self.first(
-            active.algorithm, live
+        def fits(key: Key) -> bool:
+            # what was there when the DNS last answered is better than what was not
+            remembered = self.sight(key) == "unknown" and not active.live and (key.verified or not named)
+            return key.state in states and key.live and (self.sight(key) == "live" or remembered)
+
+        return self.first(active.algorithm, lambda key: fits(key) and key.verified) or self.first(
+            active.algorithm, fits
         )
 
     def due(self, active: Key) -> bool:
@@ -399,12 +426,13 @@ class _Machine:
         rsa_live = any(key.verified and self.sight(key) == "live" for key in self.of("rsa", "active"))
         for key in list(self.keys.values()):
             in_use = key.selector in self.seen.configured
-            if not self.fresh or key.since == self.now:
+            if key.state == "retiring" and in_use:
+                # also where nothing was observed: the next run that observes may find the filter without it
+                self.keys[key.selector] = replace(key, waited=None)
+            elif not self.fresh or key.since == self.now:
                 continue
-            if key.state == "retiring":
-                if in_use:
-                    self.keys[key.selector] = replace(key, waited=None)
-                elif key.waited is None:
+            elif key.state == "retiring":
+                if key.waited is None:
                     self.begin(key)
                 elif self.waits(key) >= self.retirement(key) and (rsa_live or not self.policy.wanted):
                     self.change(key, "revoked")
@@ -427,7 +455,8 @@ class _Machine:
         waiting = any(key.waited is not None for key in self.keys.values())
         clock = (self.clock or self.now) if waiting else None
         keys = tuple(sorted(self.keys.values(), key=lambda key: key.selector))
-        state = State(keys, clock, self.behind, frozenset(self.used))
+        ahead = any(moment > self.now for moment in (clock, *(key.created for key in keys)) if moment)
+        state = State(keys, clock, self.behind if ahead else None, frozenset(self.used))
         for key in keys:
             if key.state == "revoked" and key.selector not in self.seen.tombstones:
                 self.actions.append(Bury(key.selector))
@@ -452,14 +481,19 @@ def wanted_records(states: Mapping[str, State]) -> dict[str, str]:
 
 
 def signing(states: Mapping[str, State]) -> dict[str, list[Key]]:
-    """Keys that sign now, by domain, RSA first: of the active ones those that are live, or all where none is."""
+    """Keys that sign now, by domain, RSA first: RSA always, Ed25519 where it is live or nothing is.
+
+    Not every receiver can verify Ed25519, and a signature whose record is missing does no harm (RFC 6376 section 6.1).
+    """
     found = {}
     for domain, state in sorted(states.items()):
         active = sorted(
             (key for key in state.keys if key.state == "active"), key=lambda k: ALGORITHMS.index(k.algorithm)
         )
         if active:
-            found[domain] = [key for key in active if key.live] or active
+            found[domain] = [
+                key for key in active if key.algorithm == "rsa" or key.live or not any(other.live for other in active)
+            ]
     return found
 
 
