@@ -46,6 +46,7 @@ options:
       - Leave it out where the DNS was not asked.
     type: list
     elements: dict
+    default: []
     suboptions:
       domain:
         description: The domain.
@@ -89,6 +90,7 @@ options:
       - Mail under way that they have signed fails verification from then on.
     type: list
     elements: dict
+    default: []
     suboptions:
       domain:
         description: The domain.

@@ -41,6 +41,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 from ansible_collections.mailwright.server.plugins.module_utils.dkim.state import (
     ALGORITHMS,
@@ -137,7 +138,7 @@ class Erase:
     selector: str
 
 
-Action = Generate | Bury | Erase
+Action: TypeAlias = "Generate | Bury | Erase"
 
 
 def step(state: State, now: datetime, observations: Observations, policy: Policy) -> tuple[State, list[Action]]:

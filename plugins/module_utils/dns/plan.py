@@ -104,8 +104,7 @@ class _Scene:
     @property
     def label(self) -> str:
         rrset = self.wanted or self.live
-        assert rrset
-        return f"{rrset.name} {rrset.type}"
+        return f"{rrset.name} {rrset.type}" if rrset else "nothing"
 
     @property
     def others_claim(self) -> Claim:
@@ -275,8 +274,7 @@ _FOREIGN = "holds what this ledger's runs did not write; remove it, or set adopt
 
 
 def _changed_by_hand(scene: _Scene) -> str:
-    assert scene.live
-    live = zone_text([scene.live]).strip().replace("\n", "; ")
+    live = zone_text([scene.live] if scene.live else []).strip().replace("\n", "; ")
     return f"{scene.label}: no longer wanted, but changed by somebody since we wrote it; left as it is: {live}"
 
 

@@ -116,7 +116,7 @@ def _missing(zone: str) -> ZoneMissingError:
 def _next_cursor(answer: Answer) -> str | None:
     # Only the cursor is taken from the link, so that a link elsewhere gets no token.
     for link in answer.headers.get("link", "").split(","):
-        target, _, parameters = link.partition(";")
+        target, _semicolon, parameters = link.partition(";")
         if 'rel="next"' in parameters:
             query = urlsplit(target.strip().strip("<>")).query
             return parse_qs(query, keep_blank_values=True)["cursor"][0]

@@ -88,6 +88,11 @@ class RefusedError(ProviderError):
         self.answer = answer
 
 
+def _session() -> requests.Session:
+    # Looked up when it is called: sanity tests import this file without the library.
+    return requests.Session()
+
+
 def _no_text(_answer: Answer) -> str:
     return ""
 
@@ -113,7 +118,7 @@ class Http:
     explain: Callable[[Answer], str] = _no_text
     busy: Callable[[Answer], bool] = _never
     # Keeps the connection between requests.
-    session: requests.Session = field(default_factory=lambda: requests.Session(), init=False, repr=False)
+    session: requests.Session = field(default_factory=_session, init=False, repr=False)
 
     def call(
         self,

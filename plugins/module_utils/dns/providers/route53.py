@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
+from xml.etree import ElementTree
 
 from ansible_collections.mailwright.server.plugins.module_utils.dns.canonical import text_octets
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.contract import (

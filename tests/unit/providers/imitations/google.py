@@ -86,7 +86,7 @@ class GoogleImitation(Imitation):
 
     def _token(self, form: dict[str, str]) -> Reply:
         assert form["grant_type"] == "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer"
-        signed, _, signature = form["assertion"].rpartition(".")
+        signed, _dot, signature = form["assertion"].rpartition(".")
         claims = json.loads(_decoded(signed.partition(".")[2]))
         try:
             KEY.public_key().verify(_decoded(signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256())
