@@ -192,8 +192,9 @@ class _Machine:
 
     def of(self, algorithm: str, *states: str) -> list[Key]:
         """Keys in these states, in the states' order, the newest selector first."""
-        keys = sorted(self.keys.values(), key=lambda key: (key.created, key.selector), reverse=True)
-        return [key for state in states for key in keys if key.algorithm == algorithm and key.state == state]
+        keys = [key for key in self.keys.values() if key.algorithm == algorithm and key.state in states]
+        keys.sort(key=lambda key: (key.created, key.selector), reverse=True)
+        return sorted(keys, key=lambda key: states.index(key.state))
 
     def sight(self, key: Key) -> str:
         """What is freshly seen of a key."""
