@@ -86,7 +86,8 @@ options:
   compromised:
     description:
       - Keys that somebody else may have. They are revoked at once, without retiring, as soon as signing goes on
-        without them; an Ed25519 key therefore in the same run, an RSA key when its successor is seen live.
+        without them; an Ed25519 key therefore in the same run, an RSA key when its successor has propagated and the
+        filter's configuration does not name it any more.
       - Mail under way that they have signed fails verification from then on.
     type: list
     elements: dict
@@ -317,7 +318,8 @@ from ansible_collections.mailwright.server.plugins.module_utils.secrets.files im
     write_atomic,
 )
 
-KEY, TOMBSTONE = ".key", ".revoked"
+KEY = ".key"
+TOMBSTONE = ".revoked"
 DAY = 86400.0
 
 

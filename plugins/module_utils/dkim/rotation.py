@@ -33,7 +33,8 @@ A new key comes in by being found on disk: a run killed after writing the file c
 
 What signs while a compromised key is replaced: an Ed25519 key is revoked at once, since RSA still signs. An RSA key
 goes on signing until the new one has propagated, since not every receiver can verify Ed25519; then it is revoked as
-soon as the filter's configuration does not name it, without the wait. `immediate` revokes it in the first step: the new key signs before it is published.
+soon as the filter's configuration does not name it, without the wait. `immediate` revokes it in the first step: the new key
+signs before it is published.
 """
 
 from __future__ import annotations
@@ -193,8 +194,9 @@ class _Machine:
 
     def of(self, algorithm: str, *states: str) -> list[Key]:
         """Keys in these states, in the states' order, the newest selector first."""
-        keys = sorted(self.keys.values(), key=lambda key: (key.created, key.selector), reverse=True)
-        return [key for state in states for key in keys if key.algorithm == algorithm and key.state == state]
+        keys = [key for key in self.keys.values() if key.algorithm == algorithm and key.state in states]
+        keys.sort(key=lambda key: (key.created, key.selector), reverse=True)
+        return sorted(keys, key=lambda key: states.index(key.state))
 
     def sight(self, key: Key) -> str:
         """What is freshly seen of a key."""
@@ -365,7 +367,7 @@ class _Machine:
                 or self.first(algorithm, lambda key: key.selector in self.seen.configured)
                 or self.first(algorithm, lambda key: key.live)
                 # a new key is not better than one whose record was once there
-                or self.first(algorithm, lambda key: True)
+                or self.first(algorithm, lambda _key: True)
             )
             if chosen is None:
                 self.actions.append(Generate(algorithm))
