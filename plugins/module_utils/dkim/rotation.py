@@ -33,8 +33,8 @@ A new key comes in by being found on disk: a run killed after writing the file c
 
 What signs while a compromised key is replaced: an Ed25519 key is revoked at once, since RSA still signs. An RSA key
 goes on signing until the new one has propagated, since not every receiver can verify Ed25519; then it is revoked as
-soon as the filter's configuration does not name it, without the wait. `immediate` revokes it in the first step: the new key
-signs before it is published.
+soon as the filter's configuration does not name it, without the wait.
+`immediate` revokes it in the first step: the new key signs before it is published.
 """
 
 from __future__ import annotations
