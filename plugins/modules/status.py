@@ -69,6 +69,10 @@ options:
     type: list
     elements: str
     default: []
+  backup:
+    description: Whether the host is to be backed up, so that the age of the last good backup is looked at.
+    type: bool
+    default: false
   ca_pem:
     description: Certificates in PEM form that are trusted beside those of the system.
     type: str
@@ -154,6 +158,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mailwright.server.plugins.module_utils.probes import (
+    backup,
     delivery,
     disk,
     dns,
@@ -243,6 +248,8 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
     ]
     if params["tls_mode"] == "acme":
         probes.append(Probe("renewal", "certificates", lambda: renewal.probe(hostname)))
+    if params["backup"]:
+        probes.append(Probe("backup", "system", backup.probe))
     return [
         *probes,
         Probe("dns", "dns", lambda: dns.probe(model, QUESTION), DNS_TOTAL),
@@ -272,6 +279,7 @@ def main() -> None:
             "domains": {"type": "list", "elements": "dict", "default": [], "options": domain},
             "tls_mode": {"type": "str", "choices": ["self_signed", "files", "acme"], "default": "self_signed"},
             "tls_names": {"type": "list", "elements": "str", "default": []},
+            "backup": {"type": "bool", "default": False},
             "ca_pem": {"type": "str"},
         },
         supports_check_mode=True,

@@ -116,6 +116,7 @@ def test_whole_model() -> None:
             "ledger": None,
             "resolvers": [],
         },
+        "backup": None,
         "domains": [{"name": "acme.test", "enabled": True, "mta_sts": "none"}],
         "mailboxes": [
             {

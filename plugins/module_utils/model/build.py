@@ -10,6 +10,15 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
 from .errors import UNREADABLE, ModelError, Problems, Unreadable, key_shown, kind, shown
+from .repository import (
+    parse_calendar,
+    parse_count,
+    parse_credential,
+    parse_host_key,
+    parse_private_key,
+    parse_repository,
+    parse_repository_password,
+)
 from .schema import check_variables
 from .values import (
     join_address,
@@ -79,6 +88,26 @@ class Dns(TypedDict):
     resolvers: list[str]
 
 
+class Sftp(TypedDict):
+    private_key: str
+    host_key: str
+
+
+class Backup(TypedDict):
+    """``credentials`` are restic's environment variables."""
+
+    repository: str
+    password: str
+    schedule: str
+    keep: dict[str, int]
+    check_schedule: str
+    check_percent: int
+    alert_after_hours: int
+    ca_file: str | None
+    sftp: Sftp | None
+    credentials: dict[str, str]
+
+
 class Domain(TypedDict):
     name: str
     enabled: bool
@@ -115,6 +144,7 @@ class Model(TypedDict):
     features: dict[str, bool]
     tls: Tls
     dns: Dns
+    backup: Backup | None
     domains: list[Domain]
     mailboxes: list[Mailbox]
     aliases: list[Alias]
@@ -219,6 +249,7 @@ class _Builder:
             "features": features,
             "tls": self.tls(values["mail_tls"], hostname, admin.address if admin else "", features),
             "dns": self.dns(values["mail_dns"]),
+            "backup": None if values["mail_backup"] is None else self.backup(values["mail_backup"]),
             "domains": [self.domains[name] for name in sorted(self.domains)],
             "mailboxes": [self.mailboxes[address] for address in sorted(self.mailboxes)],
             "aliases": self.alias_rows(),
@@ -319,6 +350,58 @@ class _Builder:
             "ledger": self.attempt("mail_dns.ledger", parse_text, values["ledger"]) or None,
             "resolvers": [resolver for resolver in resolvers if resolver is not None],
         }
+
+    def backup(self, values: dict[str, Any]) -> Backup:
+        path = "mail_backup"
+        found = self.attempt(f"{path}.repository", parse_repository, values["repository"])
+        kind = found.kind if found else ""
+        for name in ("sftp", "s3", "rest"):
+            if kind == name and values[name] is None:
+                self.problems.error(f"{path}.{name}", "is missing: it says how to log in at the repository")
+            if kind not in ("", name) and values[name] is not None:
+                self.problems.error(f"{path}.{name}", f"is not used with a repository of the kind {kind}: remove it")
+        if kind in ("directory", "sftp") and values["ca_file"] is not None:
+            self.problems.error(f"{path}.ca_file", "is not used with this repository, which has no HTTPS: remove it")
+        keep, check = values["keep"], values["check"]
+        schedule = self.attempt(f"{path}.schedule", parse_calendar, values["schedule"])
+        check_schedule = self.attempt(f"{path}.check.schedule", parse_calendar, check["schedule"])
+        return {
+            "repository": found.location if found else "",
+            "password": self.attempt(f"{path}.password", parse_repository_password, values["password"]) or "",
+            "schedule": schedule or "",
+            "keep": {
+                name: self.attempt(f"{path}.keep.{name}", partial(parse_count, 0, 1000), count) or 0
+                for name, count in keep.items()
+            },
+            "check_schedule": check_schedule or "",
+            "check_percent": self.attempt(f"{path}.check.percent", partial(parse_count, 0, 100), check["percent"]) or 0,
+            "alert_after_hours": self.attempt(
+                f"{path}.alert_after_hours", partial(parse_count, 1, 8760), values["alert_after_hours"]
+            )
+            or 0,
+            "ca_file": self.attempt(f"{path}.ca_file", parse_text, values["ca_file"]) or None,
+            "sftp": self.sftp(f"{path}.sftp", values["sftp"]) if values["sftp"] and kind == "sftp" else None,
+            "credentials": self.credentials(path, values, kind),
+        }
+
+    def sftp(self, path: str, values: dict[str, Any]) -> Sftp:
+        return {
+            "private_key": self.attempt(f"{path}.private_key", parse_private_key, values["private_key"]) or "",
+            "host_key": self.attempt(f"{path}.host_key", parse_host_key, values["host_key"]) or "",
+        }
+
+    def credentials(self, path: str, values: dict[str, Any], kind: str) -> dict[str, str]:
+        """The environment by which restic logs in."""
+        names = {
+            "s3": {"access_key": "AWS_ACCESS_KEY_ID", "secret_key": "AWS_SECRET_ACCESS_KEY", "region": "AWS_DEFAULT_REGION"},
+            "rest": {"user": "RESTIC_REST_USERNAME", "password": "RESTIC_REST_PASSWORD"},
+        }.get(kind, {})  # fmt: skip
+        given = values[kind] if names and values[kind] else {}
+        found = {
+            variable: self.attempt(f"{path}.{kind}.{key}", parse_credential, given.get(key))
+            for key, variable in names.items()
+        }
+        return {variable: value for variable, value in found.items() if value}
 
     def mapping(self, path: str, value: object) -> dict[Any, Any]:
         """The value itself, or an empty mapping when it is none, which is noted."""

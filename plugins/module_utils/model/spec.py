@@ -244,6 +244,104 @@ DNS_OPTIONS: Options = {
     },
 }
 
+BACKUP_KEEP_OPTIONS: Options = {
+    "daily": {"type": "raw", "default": 7, "description": "One of each of so many days."},
+    "weekly": {"type": "raw", "default": 5, "description": "One of each of so many weeks."},
+    "monthly": {"type": "raw", "default": 12, "description": "One of each of so many months."},
+}
+
+BACKUP_CHECK_OPTIONS: Options = {
+    "schedule": {"type": "str", "default": "Sun 05:00", "description": "When, as systemd.time(7) writes it."},
+    "percent": {
+        "type": "raw",
+        "default": 5,
+        "description": "How much of the data is read back each time, chosen at random; V(0) to V(100).",
+    },
+}
+
+BACKUP_SFTP_OPTIONS: Options = {
+    "private_key": {
+        "type": "str",
+        "required": True,
+        "no_log": True,
+        "description": "The private SSH key without passphrase that logs in there, which belongs in a vault.",
+    },
+    "host_key": {
+        "type": "str",
+        "required": True,
+        "description": "The public key of the server, such as V(ssh-ed25519 AAAA...). Another one is refused.",
+    },
+}
+
+BACKUP_S3_OPTIONS: Options = {
+    "access_key": {"type": "str", "required": True, "description": "The access key's identifier."},
+    "secret_key": {
+        "type": "str",
+        "required": True,
+        "no_log": True,
+        "description": "The secret access key, which belongs in a vault.",
+    },
+    "region": {"type": "str", "description": "The region, where the service needs one."},
+}
+
+BACKUP_REST_OPTIONS: Options = {
+    "user": {"type": "str", "required": True, "description": "The user at the rest-server."},
+    "password": {
+        "type": "str",
+        "required": True,
+        "no_log": True,
+        "description": "The user's password, which belongs in a vault.",
+    },
+}
+
+BACKUP_OPTIONS: Options = {
+    "repository": {
+        "type": "str",
+        "required": True,
+        "description": [
+            "Where the backups go: a directory on the host, V(sftp://user@host:port/directory),",
+            "V(s3:https://host/bucket/path) or V(rest:https://host:port/path/). It is made by the first backup.",
+        ],
+    },
+    "password": {
+        "type": "str",
+        "required": True,
+        "no_log": True,
+        "description": [
+            "Encrypts the repository; 16 characters at least. It belongs in a vault.",
+            "Without it nothing can be restored: keep a copy that outlives the host and the controller.",
+        ],
+    },
+    "schedule": {"type": "str", "default": "02:30", "description": "When, as systemd.time(7) writes it."},
+    "keep": {
+        "type": "dict",
+        "default": {},
+        "options": BACKUP_KEEP_OPTIONS,
+        "description": "How many are kept. With V(0) for all of them nothing is ever removed.",
+    },
+    "check": {
+        "type": "dict",
+        "default": {},
+        "options": BACKUP_CHECK_OPTIONS,
+        "description": "How the repository is checked.",
+    },
+    "alert_after_hours": {
+        "type": "raw",
+        "default": 36,
+        "description": "The status report fails when the last good backup is older.",
+    },
+    "ca_file": {
+        "type": "path",
+        "description": [
+            "A file on the controller with the certificate authority of the repository's HTTPS (PEM).",
+            "Only for a private one.",
+        ],
+    },
+    "sftp": {"type": "dict", "options": BACKUP_SFTP_OPTIONS, "description": "How to log in by SFTP."},
+    "s3": {"type": "dict", "options": BACKUP_S3_OPTIONS, "description": "How to log in at an S3-compatible service."},
+    "rest": {"type": "dict", "options": BACKUP_REST_OPTIONS, "description": "How to log in at a rest-server."},
+}
+
 OPTIONS: Options = {
     "mail_hostname": {
         "type": "str",
@@ -292,6 +390,11 @@ OPTIONS: Options = {
         "default": {},
         "options": DNS_OPTIONS,
         "description": "Where the DNS records are published. By hand when not set.",
+    },
+    "mail_backup": {
+        "type": "dict",
+        "options": BACKUP_OPTIONS,
+        "description": "Encrypted backups of mail, directory, keys and what was learnt. None when not set.",
     },
 }
 

@@ -1,0 +1,147 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""restic, with its exit codes turned into sentences. No secret is in an argument list."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .settings import CACHE, CONFIGURATION, TAG, BackupError, Settings
+
+INCOMPLETE, NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 3, 10, 11, 12
+PASSWORD_FILE = f"{CONFIGURATION}/password"
+
+
+class NoRepositoryError(BackupError):
+    """There is nothing at the repository's place."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One backup of one host."""
+
+    id: str
+    time: datetime.datetime
+    hostname: str
+
+    @property
+    def short(self) -> str:
+        return self.id[:8]
+
+    def __str__(self) -> str:
+        return f"{self.short} of {self.time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+class Restic:
+    """One repository."""
+
+    def __init__(self, settings: Settings, password_file: str = PASSWORD_FILE) -> None:
+        self.settings = settings
+        self.environment = {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "HOME": "/root",
+            "RESTIC_REPOSITORY": settings.repository,
+            "RESTIC_PASSWORD_FILE": password_file,
+            "RESTIC_CACHE_DIR": CACHE,
+            **settings.credentials,
+        }
+
+    def run(self, *arguments: str, allow: Sequence[int] = ()) -> subprocess.CompletedProcess[str]:
+        """Run restic. Raises BackupError with what it said, unless it ends with 0 or a code in `allow`."""
+        argv = ["restic", "--quiet", *self.settings.options, *arguments]
+        try:
+            done = subprocess.run(
+                argv, env=self.environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+            )
+        except FileNotFoundError:
+            raise BackupError("restic is not installed: apply the role backup") from None
+        if done.returncode and done.returncode not in allow:
+            raise self.error(arguments[0], done)
+        return done
+
+    def error(self, command: str, done: subprocess.CompletedProcess[str]) -> BackupError:
+        """The exception that fits how restic ended."""
+        repository = self.settings.repository
+        if done.returncode == NO_REPOSITORY:
+            return NoRepositoryError(f"there is no repository at {repository}: {said(done)}")
+        if done.returncode == WRONG_PASSWORD:
+            return BackupError(
+                f"the repository {repository} does not open with this password: mail_backup.password must be the one "
+                "with which it was made"
+            )
+        if done.returncode == LOCKED:
+            return BackupError(f"the repository {repository} is locked by another host's run: {said(done)}")
+        return BackupError(f"restic {command} ended with {done.returncode}: {said(done)}")
+
+    def exists(self) -> str | None:
+        """The repository's identifier; None when there is none."""
+        try:
+            done = self.run("cat", "config", "--no-lock")
+        except NoRepositoryError:
+            return None
+        return str(json.loads(done.stdout)["id"])
+
+    def snapshots(self) -> list[Snapshot]:
+        """This host's snapshots, oldest first."""
+        listing = self.run("snapshots", "--json", "--no-lock", "--host", self.settings.hostname, "--tag", TAG)
+        return sorted(map(_snapshot, json.loads(listing.stdout) or []), key=lambda snapshot: snapshot.time)
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    """The last lines that a program said, as one line; restic's JSON messages without their JSON."""
+    lines = []
+    for line in (done.stderr.strip() or done.stdout.strip() or "no message").splitlines():
+        text = line.strip()
+        if text.startswith("{"):
+            try:
+                message = json.loads(text)
+                text = str(message.get("error", {}).get("message") or message.get("message") or "")
+            except (ValueError, AttributeError):
+                pass
+        if text and text not in lines:
+            lines.append(text)
+    return "; ".join(lines[-3:])
+
+
+def _snapshot(entry: Mapping[str, Any]) -> Snapshot:
+    # nanoseconds are more than datetime reads
+    text = str(entry["time"])
+    head, dot, rest = text.partition(".")
+    zone = rest.lstrip("0123456789") if dot else ""
+    moment = datetime.datetime.fromisoformat((head + zone) if dot else text)
+    return Snapshot(str(entry["id"]), moment.astimezone(datetime.timezone.utc), str(entry["hostname"]))
+
+
+def choose(snapshots: Sequence[Snapshot], wanted: str) -> Snapshot:
+    """The newest snapshot (``latest``), the newest not after a date or time, or the one whose identifier begins so.
+
+    `wanted`: ``2026-03-01`` means the end of that day, ``2026-03-01 14:30`` that minute's end, in UTC.
+    Raises BackupError.
+    """
+    if not snapshots:
+        raise BackupError("the repository has no snapshot of this host: mail_hostname must be the backed up host's name")
+    if wanted == "latest":
+        return snapshots[-1]
+    for form, length in (("%Y-%m-%d", 86400), ("%Y-%m-%d %H:%M", 60)):
+        try:
+            start = datetime.datetime.strptime(wanted, form).replace(tzinfo=datetime.timezone.utc)
+        except ValueError:
+            continue
+        before = [s for s in snapshots if s.time < start + datetime.timedelta(seconds=length)]
+        if not before:
+            raise BackupError(f"no snapshot is as old as {wanted}: the oldest is {snapshots[0]}")
+        return before[-1]
+    found = [s for s in snapshots if len(wanted) >= 8 and s.id.startswith(wanted)]
+    if len(found) != 1:
+        known = ", ".join(map(str, snapshots[-5:]))
+        raise BackupError(
+            f"{wanted!r} is neither a date, such as 2026-03-01 or 2026-03-01 14:30, nor a snapshot: the last are {known}"
+        )
+    return found[0]
