@@ -31,7 +31,7 @@ from connection import CHECKOUT
 # What a command of the plan does besides: the plan names the command, not its products.
 PRODUCTS = {
     "systemd-sysusers /etc/sysusers.d/mailwright.conf": re.compile(r"/etc/(passwd|group|shadow|gshadow)-?"),
-    "sievec /etc/dovecot/sieve": re.compile(r"/etc/dovecot/sieve/[\w-]+\.svbin"),
+    "sievec -c /etc/dovecot/dovecot.conf /etc/dovecot/sieve": re.compile(r"/etc/dovecot/sieve/[\w-]+\.svbin"),
 }
 
 # What services keep as their data once they run.

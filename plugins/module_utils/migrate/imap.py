@@ -68,7 +68,10 @@ def connect(source: Source, user: str, password: str) -> Iterator[imaplib.IMAP4]
     except (OSError, imaplib.IMAP4.error) as error:
         raise MigrationError(f"{where}: {error}") from None
     try:
-        connection.login(user, _quoted(password)) if not password.isascii() else connection.login(user, password)
+        if (user + password).isascii():
+            connection.login(_quoted(user), password)
+        else:
+            connection.authenticate("PLAIN", lambda _challenge: f"\0{user}\0{password}".encode())
     except imaplib.IMAP4.error:
         connection.shutdown()
         raise MigrationError(f"{where}: does not let {user} in with the password given") from None
