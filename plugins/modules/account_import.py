@@ -38,7 +38,7 @@ options:
     type: path
     required: true
   sieve_dir:
-    description: A directory for the filters that the dump holds, one directory for each mailbox. Only Mailcow's has any.
+    description: A directory for the filters that the dump holds, one for each mailbox. Only Mailcow's dump has any.
     type: path
 attributes:
   check_mode:

@@ -20,11 +20,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dkim
 import pytest
 import yaml
+from ansible_collections.mailwright.server.tests.integration.test_planted_errors import (
+    Field,
+    Plant,
+    plant_and_compare,
+    planted_in,
+)
 from ansible_collections.mailwright.server.tests.integration.throwaway import Result, Target, bare_host, recap
 from connection import CHECKOUT, Lab, message, wait_until
 
@@ -49,7 +56,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, A
     key = tmp_path_factory.mktemp("key") / "id"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     public = key.with_suffix(".pub").read_text()
-    lab.ssh("peer", f"userdel -r {VAULT} 2>/dev/null; rm -rf {STORE}; useradd -m -d {STORE} -s /bin/sh {VAULT}", check=False)
+    lab.ssh(
+        "peer", f"userdel -r {VAULT} 2>/dev/null; rm -rf {STORE}; useradd -m -d {STORE} -s /bin/sh {VAULT}", check=False
+    )
     lab.ssh("peer", f"install -d -m 700 -o {VAULT} {STORE}/.ssh; cat >{STORE}/.ssh/authorized_keys", data=public)
     host_key = " ".join(lab.ssh("peer", "cat /etc/ssh/ssh_host_ed25519_key.pub").split()[:2])
     try:
@@ -199,12 +208,14 @@ def selectors(host: Target) -> set[str]:
         smtp.send_message(message("alice@acme.test", "dave@peer.test", token))
     raw = wait_until(lambda: host.lab.dave_has(token), 90, "the signed message is at peer").encode()
     zone = host.ssh("cat /etc/mailwright/dns/records.zone")
-    records = {name.lower(): "".join(re.findall(r'"([^"]*)"', text)).encode()
-               for name, text in re.findall(r"^(\S+_domainkey\S+)\s+\d+\s+IN\s+TXT\s+(.*)$", zone, re.MULTILINE)}  # fmt: skip
+    lines = re.findall(r"^(\S+_domainkey\S+)\s+\d+\s+IN\s+TXT\s+(.*)$", zone, re.MULTILINE)
+    records = {name.lower(): "".join(re.findall(r'"([^"]*)"', text)).encode() for name, text in lines}
     found = re.findall(rb"(?<=[ ;\t])s=(\w+);", b" ".join(re.findall(rb"(?mi)^DKIM-Signature:.*(?:\n[ \t].*)*", raw)))
     verifier = dkim.DKIM(raw.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
     for index in range(len(found)):
-        assert verifier.verify(idx=index, dnsfunc=lambda name, timeout=5: records.get(name.decode().lower()))
+        assert verifier.verify(
+            idx=index, dnsfunc=lambda name, timeout=5: timeout and records.get(name.decode().lower())
+        )
     return {selector.decode() for selector in found}
 
 
@@ -270,7 +281,7 @@ def test_the_status_report_knows(host: Target, original: Original) -> None:
     assert original
     done = host.playbook("mailwright.server.status", "-e", "status_verbose=true")
     assert re.search(r"ok +system +backup: last good backup \d+ (s|min) ago", done.stdout), done.stdout
-    stale = f"sed -i 's/\"finished\": \"20../\"finished\": \"1999/' {'/var/lib/mailwright/backup/state.json'}"
+    stale = f'sed -i \'s/"finished": "20../"finished": "1999/\' {"/var/lib/mailwright/backup/state.json"}'
     host.ssh(f"cp -p /var/lib/mailwright/backup/state.json /tmp/state.json; {stale}")
     try:
         done = host.playbook("mailwright.server.status")
@@ -312,6 +323,21 @@ def test_a_full_disk_is_one_clear_error_and_the_next_run_completes(host: Target,
     assert recap(backup(host), NAME)["changed"] == 1
 
 
+@planted_in("backup")
+def test_a_planted_error_changes_nothing(host: Target, plant: Plant, tmp_path: Path) -> None:
+    collections = Path(host.lab.env["ANSIBLE_COLLECTIONS_PATH"])
+    field = Field(host, collections / "ansible_collections/mailwright/server", tmp_path)
+    wanted: dict[str, Any] = dict(host.variables["mail_backup"])  # type: ignore[call-overload]
+    if plant.target.endswith("/ca.pem"):
+        del wanted["sftp"]
+        rest = {"user": "mx", "password": "secret"}
+        wanted |= {"repository": "rest:https://none.test/", "rest": rest, "ca_file": host.lab.env["LAB_CA"]}
+    elif "/tmpfiles.d/" in plant.target:
+        del wanted["sftp"]
+        wanted["repository"] = "/srv/backup/mail"
+    plant_and_compare(field, plant, mail_backup=wanted)
+
+
 def restore(host: Target, *arguments: str) -> Result:
     return host.playbook("mailwright.server.restore", *arguments)
 
@@ -350,13 +376,16 @@ def test_one_folder_comes_back_beside_what_is_there(host: Target, original: Orig
     assert sorted(restored["messages"].values()) == sorted(before["Sent"]["messages"].values())
     assert "has a folder" in refusal(restore(host, *arguments))
     assert content(lab, user) == now
-    for name in (f"restore_mailbox=nobody@drill.test", f"restore_at=1999-01-01"):
-        assert re.search("has no mailbox nobody|no snapshot is as old as", refusal(restore(host, *arguments, "-e", name)))
+    for name in ("restore_mailbox=nobody@drill.test", "restore_at=1999-01-01"):
+        assert re.search(
+            "has no mailbox nobody|no snapshot is as old as", refusal(restore(host, *arguments, "-e", name))
+        )
 
 
 @pytest.fixture(scope="module")
 def restored(host: Target, original: Original) -> Iterator[float]:
     """The server is destroyed; a fresh host takes its name and its place. Seconds that the restore took."""
+    assert original
     command = [sys.executable, str(CHECKOUT / "tests/lab/lab.py")]
     subprocess.run([*command, "down", NAME], check=True)
     subprocess.run([*command, "up", NAME], check=True)
@@ -366,7 +395,9 @@ def restored(host: Target, original: Original) -> Iterator[float]:
     packages = "dpkg-query -W -f '${Package}\\n' postfix dovecot-core 2>/dev/null"
     assert host.ssh(packages, check=False) == ""
     # each refusal leaves the host as bare as the first apply of base and backup left it
-    wrong = {"mail_backup": {**inventory["mailservers"]["vars"]["mail_backup"], "password": "another one of its length"}}
+    wrong = {
+        "mail_backup": {**inventory["mailservers"]["vars"]["mail_backup"], "password": "another one of its length"}
+    }
     assert "does not open with this password" in refusal(restore(host, "-e", json.dumps(wrong)))
     spoilt(host, inventory["mailservers"]["vars"]["mail_backup"])
     assert host.ssh("ls -A /var/vmail") == ""

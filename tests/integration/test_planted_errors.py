@@ -4,7 +4,7 @@
 """An error planted in any one template: the apply fails at that service's checker and the host is as it was.
 
 Errors are planted in a copy of the collection. Each role is applied alone, with the model, as site would apply it.
-Certbot's templates are for hosts with certificates by ACME alone: test_acme.py plants errors in those.
+Certbot's templates and the backup's depend on the inventory: test_acme.py and test_backup.py plant errors in those.
 """
 
 from __future__ import annotations
@@ -104,6 +104,13 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("acme", "/etc/mailwright/acme/settings.json", "no-hostname", swapped("'hostname'", "'hostnam'")),
     ("acme", "/etc/mailwright/acme/ca.pem", "no-certificate",
      swapped("{{ lookup('ansible.builtin.file', mail_model.tls.acme.ca_file) }}", f"-----BEGIN {GARBAGE}-----")),
+    ("backup", "/etc/systemd/system/mailwright-backup.timer", "no-calendar",
+     swapped("{{ mail_model.backup.schedule }}", "sometimes")),
+    ("backup", "/etc/systemd/system/mailwright-backup.service", "unknown-key", added("[Service]\nRestat=always")),
+    ("backup", "/etc/mailwright/backup/settings.json", "no-repository", swapped("'repository'", "'repo'")),
+    ("backup", "/etc/mailwright/backup/ssh_key", "no-key", swapped("{{ mail_model", "planted {{ mail_model")),
+    ("backup", "/etc/mailwright/backup/ca.pem", "no-certificate",
+     swapped("{{ lookup('ansible.builtin.file', mail_model.backup.ca_file) }}", f"-----BEGIN {GARBAGE}-----")),
     ("roundcube", "/etc/nginx/mailwright.d/webmail.conf", "wrong-path", added("include /etc/nginx/none.conf;")),
     ("roundcube", "/etc/php/8.4/fpm/pool.d/www.conf", "no-such-user", swapped("user = www-data", "user = nobody2")),
 ]  # fmt: skip
@@ -113,6 +120,8 @@ UNKNOWN_KEY = ("unknown-key", added("[Service]\nRestat=always"))
 # What no program can judge, and why.
 UNCHECKABLE: dict[tuple[str, str], str] = {
     ("acme", "/etc/mailwright/acme/ca.pem"): "what is between certificates is comment",
+    ("backup", "/etc/mailwright/backup/ca.pem"): "what is between certificates is comment",
+    ("backup", "/etc/mailwright/backup/ssh_key"): "what follows a key is comment",
 }
 
 
@@ -185,8 +194,12 @@ UNITS = {
     "web": ["nginx.service"],
     "mta_sts": ["postfix-mta-sts-resolver.service"],
     "acme": ["certbot.timer"],
+    "backup": ["mailwright-backup.timer", "mailwright-backup-check.timer"],
     "roundcube": ["php8.4-fpm.service", "nginx.service"],
 }
+
+# Their own tests have the inventories with which all their templates are used.
+ELSEWHERE = {"acme", "backup"}
 
 RESOLVE = """import dns.resolver as r
 q = r.Resolver(configure=False)
@@ -310,7 +323,7 @@ def planted_in(*roles: str) -> Any:
     )
 
 
-@planted_in(*UNITS.keys() - {"acme"})
+@planted_in(*UNITS.keys() - ELSEWHERE)
 def test_a_planted_error_changes_nothing(field: Field, plant: Plant) -> None:
     plant_and_compare(field, plant)
     serves(field.host, plant.role)
@@ -433,5 +446,5 @@ def test_after_an_error_on_a_bare_host_a_good_apply_succeeds(tmp_path: Path) -> 
             assert host.ssh(f"test -e /var/lib/mailwright/config/{role}.json && echo written", check=False) == ""
         assert host.site().returncode == 0
         assert recap(host.site("--check"), host.name)["changed"] == 0
-        for role in UNITS.keys() - {"acme"}:
+        for role in UNITS.keys() - ELSEWHERE:
             serves(host, role)

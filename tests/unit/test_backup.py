@@ -189,7 +189,7 @@ def test_a_tree_is_copied_as_a_whole(tmp_path: Path) -> None:
 
 
 def snapshot(text: str) -> Snapshot:
-    moment = datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.timezone.utc)
+    moment = datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.UTC)
     return Snapshot(f"{moment:%d%H%M}aabbccddeeff", moment, "mx1")
 
 
@@ -198,8 +198,16 @@ SNAPSHOTS = [snapshot("2026-03-01 02:30:10"), snapshot("2026-03-02 02:30:10"), s
 
 @pytest.mark.parametrize(
     ("wanted", "index"),
-    [("latest", 2), ("2026-03-01", 0), ("2026-03-02", 1), ("2026-03-02 02:29", 0), ("2026-03-02 02:30", 1), ("2026-04-01", 2), ("020230aa", 1)],
-)  # fmt: skip
+    [
+        ("latest", 2),
+        ("2026-03-01", 0),
+        ("2026-03-02", 1),
+        ("2026-03-02 02:29", 0),
+        ("2026-03-02 02:30", 1),
+        ("2026-04-01", 2),
+        ("020230aa", 1),
+    ],
+)
 def test_choosing_a_snapshot(wanted: str, index: int) -> None:
     assert choose(SNAPSHOTS, wanted) == SNAPSHOTS[index]
 
@@ -276,5 +284,3 @@ def test_status_without_a_timer() -> None:
     stopped: dict[str, dict[str, str]] = {**ACTIVE, TIMERS[0]: {"ActiveState": "inactive"}}
     assert evaluate(state, stopped, 0, 36 * 3600, NOON).summary.startswith("mailwright-backup.timer is inactive")
     assert evaluate(state, {}, 0, 36 * 3600, NOON).status == "fail"
-
-

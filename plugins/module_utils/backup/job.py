@@ -84,7 +84,9 @@ def back_up(settings: Settings) -> dict[str, Any]:
             restic.run("forget", *_WAIT_FOR_OTHERS, *group, *keep, "--prune")
         if staged.restless:
             names = ", ".join(staged.restless[:5])
-            raise BackupError(f"snapshot {facts['snapshot'][:8]} was made, but these mailboxes never held still: {names}")
+            raise BackupError(
+                f"snapshot {facts['snapshot'][:8]} was made, but these mailboxes never held still: {names}"
+            )
     return facts
 
 

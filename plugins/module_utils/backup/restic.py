@@ -116,7 +116,7 @@ def _snapshot(entry: Mapping[str, Any]) -> Snapshot:
     head, dot, rest = text.partition(".")
     zone = rest.lstrip("0123456789") if dot else ""
     moment = datetime.datetime.fromisoformat((head + zone) if dot else text)
-    return Snapshot(str(entry["id"]), moment.astimezone(datetime.timezone.utc), str(entry["hostname"]))
+    return Snapshot(str(entry["id"]), moment.astimezone(datetime.UTC), str(entry["hostname"]))
 
 
 def choose(snapshots: Sequence[Snapshot], wanted: str) -> Snapshot:
@@ -126,12 +126,14 @@ def choose(snapshots: Sequence[Snapshot], wanted: str) -> Snapshot:
     Raises BackupError.
     """
     if not snapshots:
-        raise BackupError("the repository has no snapshot of this host: mail_hostname must be the backed up host's name")
+        raise BackupError(
+            "the repository has no snapshot of this host: mail_hostname must be the backed up host's name"
+        )
     if wanted == "latest":
         return snapshots[-1]
     for form, length in (("%Y-%m-%d", 86400), ("%Y-%m-%d %H:%M", 60)):
         try:
-            start = datetime.datetime.strptime(wanted, form).replace(tzinfo=datetime.timezone.utc)
+            start = datetime.datetime.strptime(wanted, form).replace(tzinfo=datetime.UTC)
         except ValueError:
             continue
         before = [s for s in snapshots if s.time < start + datetime.timedelta(seconds=length)]
@@ -142,6 +144,7 @@ def choose(snapshots: Sequence[Snapshot], wanted: str) -> Snapshot:
     if len(found) != 1:
         known = ", ".join(map(str, snapshots[-5:]))
         raise BackupError(
-            f"{wanted!r} is neither a date, such as 2026-03-01 or 2026-03-01 14:30, nor a snapshot: the last are {known}"
+            f"{wanted!r} is neither a date, such as 2026-03-01 or 2026-03-01 14:30, nor a snapshot: "
+            f"the last are {known}"
         )
     return found[0]

@@ -46,7 +46,9 @@ def _manifest(restic: Restic, snapshot: Snapshot) -> dict[str, Any]:
     text = restic.run("dump", "--no-lock", snapshot.id, f"{STAGE}/manifest.json").stdout
     manifest: dict[str, Any] = json.loads(text)
     if manifest["format"] != FORMAT:
-        raise BackupError(f"snapshot {snapshot} has format {manifest['format']}: a newer collection made it; update this")
+        raise BackupError(
+            f"snapshot {snapshot} has format {manifest['format']}: a newer collection made it; update this"
+        )
     return manifest
 
 
@@ -94,7 +96,9 @@ def plan_host(restic: Restic, wanted: str) -> Plan:
         _not_of_an_empty_host(manifest, _manifest(restic, snapshots[-2]), snapshots)
     begun = interrupted()
     if begun is not None and begun != snapshot.id:
-        raise BackupError(f"a restore of snapshot {begun[:8]} was interrupted: finish it first, with restore_at={begun[:8]}")
+        raise BackupError(
+            f"a restore of snapshot {begun[:8]} was interrupted: finish it first, with restore_at={begun[:8]}"
+        )
     holding = [] if begun else mail_here()
     if holding:
         raise BackupError(
@@ -140,7 +144,7 @@ def restore_host(restic: Restic, plan: Plan) -> None:
 
 
 def _complete(fetched: str, manifest: dict[str, Any]) -> None:
-    """Raises BackupError unless all that the manifest names is there. Homes of an interrupted run are in place already."""
+    """Raises BackupError unless all that the manifest names is there."""
     missing = [n for n in manifest["databases"] if not os.path.exists(f"{fetched}{STAGE}/databases/{n}.sql")]
     if missing or not os.path.exists(f"{fetched}{STAGE}/redis.rdb"):
         raise BackupError(f"the snapshot lacks {', '.join(missing) or 'what Redis held'}: nothing was changed")
@@ -148,7 +152,9 @@ def _complete(fetched: str, manifest: dict[str, Any]) -> None:
         name, _at, domain = address.rpartition("@")
         found = len(mailstore.listing(f"{fetched}{MAIL_STAGE}/{domain}/{name}").messages)
         if found != count:
-            text = f"the snapshot has {found} messages of {address}, not {count} as when it was made: nothing was changed"
+            text = (
+                f"the snapshot has {found} messages of {address}, not {count} as when it was made: nothing was changed"
+            )
             raise BackupError(text)
 
 
@@ -278,9 +284,13 @@ def _home(address: str) -> str:
 
 
 def _doveadm(*arguments: str) -> str:
-    done = subprocess.run(["doveadm", *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        ["doveadm", *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
     if done.returncode == 67:  # EX_NOUSER
-        raise BackupError(f"there is no mailbox {arguments[arguments.index('-u') + 1]} on this host: apply the inventory")
+        raise BackupError(
+            f"there is no mailbox {arguments[arguments.index('-u') + 1]} on this host: apply the inventory"
+        )
     if done.returncode:
         lines = (done.stderr.strip() or "no message").splitlines()
         raise BackupError(f"doveadm {arguments[0]} ended with {done.returncode}: {lines[-1]}")

@@ -1,7 +1,7 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the role wrote for the backup, and where everything lies. Standard library only: it also runs without Ansible."""
+"""What the role wrote for the backup, and where everything lies. Standard library only: it runs without Ansible too."""
 
 from __future__ import annotations
 

@@ -38,7 +38,9 @@ class Accounts:
         """An alias, as far as there is something for it to lead to."""
         wanted = [other.strip().lower() for other in destinations if other.strip()]
         if wanted:
-            self.aliases.setdefault(address.lower(), []).extend(o for o in wanted if o not in self.aliases.get(address, []))
+            self.aliases.setdefault(address.lower(), []).extend(
+                o for o in wanted if o not in self.aliases.get(address, [])
+            )
 
 
 def split(text: str) -> list[str]:

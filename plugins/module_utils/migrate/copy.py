@@ -4,7 +4,7 @@
 """Copying one mailbox from a server elsewhere, by Dovecot's own synchroniser over IMAP, and proving it.
 
 doveadm sync -1: from the source to here only. It opens the source's folders to read, takes what is new, and leaves
-alone what came to be here. The settings with the password are in a file that only root can read, for as long as it runs.
+alone what came to be here. The settings with the password are in a file that only root can read, while it runs.
 """
 
 from __future__ import annotations

@@ -50,7 +50,9 @@ class ManageSieve:
     def __enter__(self) -> ManageSieve:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.socket.close()
 
     def scripts(self) -> list[Script]:

@@ -13,10 +13,10 @@ Row = dict[str, str | None]
 _NAME = r"[`\"]?(?:\w+[`\"]?\.[`\"]?)?(?P<table>\w+)[`\"]?"
 # At the beginning of a line only: what looks like a statement inside a string is none.
 _CREATE = re.compile(rf"^CREATE TABLE (?:IF NOT EXISTS )?{_NAME}\s*\(", re.IGNORECASE | re.MULTILINE)
-_INSERT = re.compile(
-    rf"^INSERT INTO {_NAME}\s*(?P<columns>\([^)]*\))?\s*VALUES\s*", re.IGNORECASE | re.MULTILINE
+_INSERT = re.compile(rf"^INSERT INTO {_NAME}\s*(?P<columns>\([^)]*\))?\s*VALUES\s*", re.IGNORECASE | re.MULTILINE)
+_COPY = re.compile(
+    rf"^COPY {_NAME}\s*\((?P<columns>[^)]*)\) FROM stdin;\n(?P<rows>.*?)^\\\.$", re.MULTILINE | re.DOTALL
 )
-_COPY = re.compile(rf"^COPY {_NAME}\s*\((?P<columns>[^)]*)\) FROM stdin;\n(?P<rows>.*?)^\\\.$", re.MULTILINE | re.DOTALL)
 _NO_COLUMN = ("PRIMARY", "UNIQUE", "KEY", "INDEX", "CONSTRAINT", "FOREIGN", "FULLTEXT", "CHECK", "SPATIAL")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "b": "\b", "Z": "\x1a"}
 _TOKEN = re.compile(r"\s*(?:(?P<plain>[^\s',()]+)|(?P<punctuation>[(),]))")
@@ -84,7 +84,9 @@ def _columns(text: str) -> Iterator[tuple[str, list[str]]]:
                 continue
             part += char
         parts.append(part)
-        lines = ("\n".join(line for line in p.splitlines() if not line.lstrip().startswith("--")).split() for p in parts)
+        lines = (
+            "\n".join(line for line in p.splitlines() if not line.lstrip().startswith("--")).split() for p in parts
+        )
         words = [line[0] for line in lines if line]
         yield match["table"], [word.strip('`"') for word in words if word.upper() not in _NO_COLUMN]
 

@@ -393,9 +393,13 @@ class _Builder:
     def credentials(self, path: str, values: dict[str, Any], kind: str) -> dict[str, str]:
         """The environment by which restic logs in."""
         names = {
-            "s3": {"access_key": "AWS_ACCESS_KEY_ID", "secret_key": "AWS_SECRET_ACCESS_KEY", "region": "AWS_DEFAULT_REGION"},
+            "s3": {
+                "access_key": "AWS_ACCESS_KEY_ID",
+                "secret_key": "AWS_SECRET_ACCESS_KEY",
+                "region": "AWS_DEFAULT_REGION",
+            },
             "rest": {"user": "RESTIC_REST_USERNAME", "password": "RESTIC_REST_PASSWORD"},
-        }.get(kind, {})  # fmt: skip
+        }.get(kind, {})
         given = values[kind] if names and values[kind] else {}
         found = {
             variable: self.attempt(f"{path}.{kind}.{key}", parse_credential, given.get(key))

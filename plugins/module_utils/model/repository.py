@@ -23,7 +23,10 @@ Kind = Literal["directory", "sftp", "s3", "rest"]
 
 _FORMS = "write /a/directory, sftp://user@host:port/directory, s3:https://host/bucket or rest:https://host:port/path/"
 # restic would fill the store that it backs up, or the unit may not write there
-_OWN = ("/var/vmail", "/etc", "/usr", "/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/lib/mailwright", "/home", "/root")  # fmt: skip
+_OWN = (
+    *("/var/vmail", "/var/lib/mailwright", "/etc", "/usr", "/proc", "/sys", "/dev", "/run", "/home", "/root"),
+    *("/tmp", "/var/tmp"),  # noqa: S108  # nothing is written there: it is refused
+)
 _PATH = re.compile(r"(?:/[A-Za-z0-9._@+-]+)+")
 _USER = re.compile(r"[a-z_][a-z0-9_.-]{0,31}", re.IGNORECASE)
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]")
@@ -129,7 +132,7 @@ def parse_host_key(text: str) -> str:
 
 
 def parse_calendar(text: str) -> str:
-    """A calendar event (systemd.time(7)), by its characters; the host's systemd judges the rest before anything changes."""
+    """A calendar event (systemd.time(7)), by its characters; the host's systemd judges the rest before a change."""
     if not _CALENDAR.fullmatch(text) or not re.search(r"[0-9a-z]", text):
         raise ValueError(f"{shown(text)} is not a calendar event of systemd: write 02:30, Sun 05:00 or daily, say")
     return text
