@@ -85,8 +85,10 @@ from ansible_collections.mailwright.server.plugins.module_utils.model.errors imp
 
 try:
     import yaml
+
+    HAS_YAML = True
 except ImportError:
-    yaml = None
+    HAS_YAML = False
 
 VARIABLE = "mail_domains__imported"
 
@@ -129,7 +131,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    if yaml is None:
+    if not HAS_YAML:
         module.fail_json(msg=missing_required_lib("PyYAML"))
     params = module.params
     if os.path.exists(params["dest"]):

@@ -116,7 +116,8 @@ def fill(lab: Lab, user: str, messages: int) -> None:
             assert box.create(f'"{folder}"')[0] == "OK"
             box.subscribe(f'"{folder}"')
         for number in range(messages):
-            mail = message("dave@peer.test", user, f"{user} {number}", f"Grüße {number}\r\n" * (1 + number % 50))
+            body = "".join(f"Grüße {line} wort{number} zeile{number * line}\r\n" for line in range(1 + number % 50))
+            mail = message("dave@peer.test", user, f"{user} {number}", body)
             date = time.time() - 86400 * 30 * number
             flags = FLAGS[number % len(FLAGS)]
             raw = mail.as_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
@@ -157,7 +158,7 @@ class Mover:
                         for number in reversed(numbers[len(numbers) // 2 :]):
                             if self._end.is_set():
                                 return
-                            assert box._simple_command("MOVE", number.decode(), target)[0] == "OK"  # type: ignore[attr-defined]
+                            assert box._simple_command("MOVE", number.decode(), target)[0] == "OK"
                             self.moves += 1
         except BaseException as error:
             self.failure = error
@@ -245,7 +246,8 @@ def original(host: Target) -> Original:
     assert f"{old}.revoked" in host.ssh("ls /var/lib/mailwright/dkim/acme.test")
     with lab.imap(USERS[2], NAME) as box:
         box.select("INBOX")
-        assert box._simple_command("MOVE", "1", "Junk")[0] == "OK"  # type: ignore[attr-defined]
+        # the third has words enough to learn from
+        assert box._simple_command("MOVE", "3", "Junk")[0] == "OK"
     wait_until(lambda: host.ssh(LEARNT), 30, "the filter has learnt")
     signed = selectors(host)
     passwords = dict.fromkeys(USERS[:2], NEW_PASSWORD)

@@ -88,7 +88,7 @@ class ManageSieve:
 
     def _answer(self) -> list[bytes]:
         """Lines up to OK; a literal is joined to the line that announces it, after a line feed."""
-        lines = []
+        lines: list[bytes] = []
         while True:
             line = self.stream.readline(65536)
             if not line:

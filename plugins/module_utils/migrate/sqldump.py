@@ -93,7 +93,8 @@ def _columns(text: str) -> Iterator[tuple[str, list[str]]]:
 
 def _values(text: str, start: int, backslashes: bool) -> Iterator[list[str | None]]:
     """The rows of one INSERT: each a list of its values."""
-    at, row = start, None
+    at = start
+    row: list[str | None] | None = None
     while True:
         while at < len(text) and text[at].isspace():
             at += 1
