@@ -25,7 +25,7 @@ _MAILCOW_SPECIAL = ("null@localhost", "spam@localhost", "ham@localhost")
 
 
 def _text(row: Row, column: str) -> str:
-    return row.get(column) or ""
+    return str(row.get(column) or "")
 
 
 def _number(row: Row, column: str) -> int:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from typing import Any
 
-Row = dict[str, str | None]
+# a column's text, or None for NULL
+Row = dict[str, Any]
 
 _NAME = r"[`\"]?(?:\w+[`\"]?\.[`\"]?)?(?P<table>\w+)[`\"]?"
 # At the beginning of a line only: what looks like a statement inside a string is none.
