@@ -90,7 +90,10 @@ def content(lab: Lab, user: str, password: str | None = None) -> Content:
     found: Content = {}
     with lab.imap(user, NAME, password) as box:
         for line in box.list()[1]:
-            name = re.sub(rb'^\([^)]*\) "/" ', b"", line).decode().strip('"')  # type: ignore[arg-type]
+            flags, name = re.fullmatch(rb'\(([^)]*)\) "/" (.*)', line).groups()  # type: ignore[arg-type, union-attr]
+            if b"\\Noselect" in flags or b"\\NonExistent" in flags:
+                continue
+            name = name.decode().strip('"')
             assert box.select(f'"{name}"', readonly=True)[0] == "OK"
             validity = box.response("UIDVALIDITY")[1][0]
             messages = {}

@@ -91,10 +91,11 @@ def _compare(connection: imaplib.IMAP4, listed: list[Folder], address: str) -> V
 
 
 def _setting(name: str, value: str) -> str:
-    """A line of Dovecot's configuration; % would be expanded, quotes and backslashes would end the string."""
+    """A line of Dovecot's configuration, in which %{ would be expanded and a quote would end the string."""
     if re.search(r"[\x00-\x1f]", value):
         raise MigrationError(f"{name}: holds a control character")
-    return f'{name} = "{value.replace(chr(92), chr(92) * 2).replace(chr(34), chr(92) + chr(34)).replace("%", "%%")}"\n'
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%{literal('%')}")
+    return f'{name} = "{quoted}"\n'
 
 
 def _sync(source: Source, account: Account, prefix: str) -> None:
