@@ -141,7 +141,9 @@ class Bench:
                 )
         for host, done in runs.items():
             spent = {name: statistics.median(run.cpu.get(name, 0) for run in done) for name in done[0].cpu}
-            top = ", ".join(f"{n.partition('.')[0]} {ms:.1f}" for n, ms in sorted(spent.items(), key=lambda i: -i[1])[:8])
+            top = ", ".join(
+                f"{n.partition('.')[0]} {ms:.1f}" for n, ms in sorted(spent.items(), key=lambda i: -i[1])[:8]
+            )
             print(f"     {host:<12} ms a message: {top}")
 
         def ratio(figure: Callable[[throughput.Run], float]) -> float:

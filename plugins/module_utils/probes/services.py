@@ -30,6 +30,7 @@ UNITS: tuple[tuple[str, str | None], ...] = (
     ("clamav-daemon.service", "clamav"),
     ("clamav-freshclam.service", "clamav"),
     ("postfix-mta-sts-resolver.service", "mta_sts_outbound"),
+    ("mailwright-index.timer", "fulltext"),
 )
 JAILS: tuple[tuple[str, str | None], ...] = (
     ("sshd", None),
