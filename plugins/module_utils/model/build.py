@@ -63,9 +63,10 @@ class Acme(TypedDict):
 
 
 class Tls(TypedDict):
-    """``names`` are those that the certificate is for, the host's first."""
+    """``names`` are those that the certificate is for, the host's first; ``dane``: TLSA records are wanted."""
 
     mode: Literal["self_signed", "files", "acme"]
+    dane: bool
     names: list[str]
     certificate_file: str | None
     key_file: str | None
@@ -261,6 +262,7 @@ class _Builder:
             mode = "files"
         return {
             "mode": mode,
+            "dane": values["dane"] is True,
             "names": tls_names(hostname, self.domains.values(), features),
             "certificate_file": certificate,
             "key_file": key_file,

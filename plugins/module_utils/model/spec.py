@@ -210,6 +210,14 @@ TLS_OPTIONS: Options = {
             "C({}) does it with the defaults. Not beside O(mail_tls.certificate_file).",
         ],
     },
+    "dane": {
+        "type": "bool",
+        "default": False,
+        "description": [
+            "Publish TLSA records, by which other servers verify the certificate's key (RFC 7672).",
+            "Needs DNSSEC: nothing is published for a zone that does not validate.",
+        ],
+    },
 }
 
 DNS_OPTIONS: Options = {
