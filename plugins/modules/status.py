@@ -69,6 +69,10 @@ options:
     type: list
     elements: str
     default: []
+  tls_dane:
+    description: Whether the host is to have TLSA records.
+    type: bool
+    default: false
   ca_pem:
     description: Certificates in PEM form that are trusted beside those of the system.
     type: str
@@ -91,6 +95,7 @@ EXAMPLES = r"""
     domains: "{{ mail_model.domains }}"
     tls_mode: "{{ mail_model.tls.mode }}"
     tls_names: "{{ mail_model.tls.names }}"
+    tls_dane: "{{ mail_model.tls.dane }}"
   register: status_result
 """
 
@@ -154,6 +159,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mailwright.server.plugins.module_utils.probes import (
+    dane,
     delivery,
     disk,
     dns,
@@ -243,9 +249,11 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
     ]
     if params["tls_mode"] == "acme":
         probes.append(Probe("renewal", "certificates", lambda: renewal.probe(hostname)))
+    probes.append(Probe("dns", "dns", lambda: dns.probe(model, QUESTION), DNS_TOTAL))
+    if params["tls_dane"]:
+        probes.append(Probe("TLSA", "dns", lambda: dane.probe(hostname)))
     return [
         *probes,
-        Probe("dns", "dns", lambda: dns.probe(model, QUESTION), DNS_TOTAL),
         Probe("queue", "queue", lambda: queue.probe(delivery.RECIPIENT)),
         Probe("disk", "system", disk.probe),
         Probe("memory", "system", system.probe_memory),
@@ -272,6 +280,7 @@ def main() -> None:
             "domains": {"type": "list", "elements": "dict", "default": [], "options": domain},
             "tls_mode": {"type": "str", "choices": ["self_signed", "files", "acme"], "default": "self_signed"},
             "tls_names": {"type": "list", "elements": "str", "default": []},
+            "tls_dane": {"type": "bool", "default": False},
             "ca_pem": {"type": "str"},
         },
         supports_check_mode=True,

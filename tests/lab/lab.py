@@ -84,6 +84,7 @@ IMAGES = {
             "publicsuffix",
             "swaks",
             "postfix-mta-sts-resolver",
+            "unbound",
         ),
     ),
 }

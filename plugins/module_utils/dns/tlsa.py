@@ -37,15 +37,20 @@ def tlsa_name(hostname: str) -> str:
     return f"_25._tcp.{hostname}."
 
 
+def ask(hostname: str, resolver: Server) -> tuple[frozenset[str], bool]:
+    """The digests that a resolver gives, and whether it calls them secure. Raises NoAnswerError."""
+    answer = answered(tlsa_name(hostname), "TLSA", resolver, resolver=True)
+    return _digests(answer), bool(answer.flags & dns.flags.AD)
+
+
 def secure(hostname: str, resolver: Server) -> bool | None:
     """Whether the name's zone validates, by the resolver's word (AD); a denial counts too. None: no answer."""
     if LIBRARY_ERROR:
         return None
     try:
-        answer = answered(tlsa_name(hostname), "TLSA", resolver, resolver=True)
+        return ask(hostname, resolver)[1]
     except NoAnswerError:
         return None
-    return bool(answer.flags & dns.flags.AD)
 
 
 def look(hostname: str, resolver: Server, ttl: float) -> Sight:
