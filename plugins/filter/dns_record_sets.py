@@ -64,7 +64,7 @@ def dns_record_sets(
     try:
         return [asdict(rrset) | {"values": list(rrset.values)} for rrset in model_records(model, dkim_keys, dane or {})]
     except KeyError as error:
-        raise AnsibleFilterError(f"dns_record_sets: the model, a DKIM key or the result of dane lacks {error}") from error
+        raise AnsibleFilterError(f"dns_record_sets: the model, a DKIM key or dane's result lacks {error}") from error
     except ValueError as error:
         raise AnsibleFilterError(f"dns_record_sets: {error}") from error
 

@@ -65,7 +65,7 @@ def dns_zone(
     try:
         return zone_text(model_records(model, dkim_keys, dane or {}))
     except KeyError as error:
-        raise AnsibleFilterError(f"dns_zone: the model, a DKIM key or the result of dane lacks {error}") from error
+        raise AnsibleFilterError(f"dns_zone: the model, a DKIM key or dane's result lacks {error}") from error
     except ValueError as error:
         raise AnsibleFilterError(f"dns_zone: {error}") from error
 

@@ -213,10 +213,11 @@ class Run:
             self.write()
 
     def write(self) -> None:
-        """Write state and gate. A run that is killed in between is completed by the next one, before it says records."""
+        """Write state and gate. A run that is killed in between has not said yet which records are wanted."""
         digests = rollover.admitted(self.state)
         if digests is None:
-            for path in (self.gate_file, self.state_file):
+            # a list without a state was written by hand
+            for path in (self.gate_file, self.state_file) if self.before.keys else ():
                 if os.path.exists(path):
                     os.unlink(path)
             return

@@ -58,6 +58,11 @@ options:
         type: str
         choices: [none, testing, enforce]
         default: none
+  parked_domains:
+    description: Domains that have no mail. Their records are looked at too.
+    type: list
+    elements: str
+    default: []
   tls_mode:
     description:
       - Whether the certificate is V(self_signed), so that nobody can verify it, comes from V(files) or by V(acme).
@@ -222,7 +227,8 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
     hostname, features = params["hostname"], params["features"]
     listed = {family: (params["addresses"] or {}).get(family) or [] for family in ("ipv4", "ipv6")}
     addresses = [*listed["ipv4"], *listed["ipv6"]] or ["127.0.0.1"]
-    model = {"hostname": hostname, "addresses": listed, "features": features, "domains": params["domains"]}
+    model = {"hostname": hostname, "addresses": listed, "features": features, "domains": params["domains"],
+             "dns": {"parked_domains": params["parked_domains"]}}  # fmt: skip
     probes = [
         Probe("units", "services", lambda: services.probe_units(features)),
         Probe("firewall", "services", services.probe_firewall),
@@ -278,6 +284,7 @@ def main() -> None:
             "addresses": {"type": "dict", "default": {}, "options": addresses},
             "features": {"type": "dict", "default": {}},
             "domains": {"type": "list", "elements": "dict", "default": [], "options": domain},
+            "parked_domains": {"type": "list", "elements": "str", "default": []},
             "tls_mode": {"type": "str", "choices": ["self_signed", "files", "acme"], "default": "self_signed"},
             "tls_names": {"type": "list", "elements": "str", "default": []},
             "tls_dane": {"type": "bool", "default": False},

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -137,23 +138,21 @@ def test_a_name_that_was_never_held_does_not_hold_up_the_others() -> None:
 )
 def test_a_certificate_that_does_not_serve_is_refused(new: Pair, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
-        deploy.accept(new.chain_pem, new.key_pem, [HOST], None, None, NOW)
+        deploy.accept(new.chain_pem, new.key_pem, [HOST], None, NOW)
     assert "certificate_pem" not in str(caught.value)
 
 
 def test_a_key_of_another_certificate_is_refused_and_not_shown() -> None:
     key = pair().key_pem
     with pytest.raises(ValueError, match="not that of the certificate") as caught:
-        deploy.accept(pair().chain_pem, key, [HOST], None, None, NOW)
+        deploy.accept(pair().chain_pem, key, [HOST], None, NOW)
     assert key.decode().splitlines()[1] not in str(caught.value)
 
 
-def test_with_dane_only_a_published_key_is_accepted() -> None:
+def test_with_dane_only_a_published_key_is_admitted() -> None:
     new = pair()
-    assert deploy.accept(new.chain_pem, new.key_pem, [HOST], None, frozenset({"00" * 32, new.spki}), NOW) == new
-    for published in (frozenset({"00" * 32}), frozenset[str]()):
-        with pytest.raises(ValueError, match=f"TLSA 3 1 1 {new.spki} is not among"):
-            deploy.accept(new.chain_pem, new.key_pem, [HOST], None, published, NOW)
+    assert deploy.admits(None, new) and deploy.admits(frozenset({"00" * 32, new.spki}), new)
+    assert not deploy.admits(frozenset({"00" * 32}), new) and not deploy.admits(frozenset(), new)
 
 
 # The hook on files
@@ -205,18 +204,27 @@ def test_the_hook_installs_once_and_reloads_once(host: Host) -> None:
     assert host.reloads() == 1
 
 
-def test_the_hook_refuses_a_key_that_is_not_published_and_keeps_the_old_one(host: Host) -> None:
+def test_the_hook_lets_a_key_that_is_not_published_wait_and_keeps_the_old_one(host: Host) -> None:
     before = host.live()
+    settings = deploy.Settings.load(str(host.settings))
     tlsa = Path(host.store.directory, deploy.TLSA)
     tlsa.write_text(f"3 1 1 {'00' * 32}\n")
-    code, text = host.hook()
-    assert code == 1 and text.startswith("REFUSED a new certificate, the certificate before it stays in use")
-    assert (host.live(), host.reloads()) == (before, 0)
+    assert deploy.pending(settings, str(host.lineage))
+    for _turn in range(2):
+        code, text = host.hook()
+        assert code == 0 and "WAITS, the one before it stays in use: its key has no TLSA record" in text
+        assert (host.live(), host.reloads()) == (before, 0)
+        assert not deploy.pending(settings, str(host.lineage))
+    waiting = deploy.next_pair(host.store)
+    assert waiting is not None and waiting.fingerprint != before
     tlsa.write_text("nonsense\n")
     code, text = host.hook()
     assert code == 1 and f"{tlsa}: line 1" in text
-    tlsa.unlink()
-    assert host.hook()[0] == 0
+    tlsa.write_text(f"3 1 1 {waiting.spki}\n")
+    assert deploy.pending(settings, str(host.lineage))
+    assert host.hook() == (0, f"{HOST}: a new certificate is in use")
+    assert (host.live(), deploy.next_pair(host.store)) == (waiting.fingerprint, None)
+    assert len(os.listdir(host.store.directory)) == 4  # two pairs, the link, the list
 
 
 def test_a_reload_that_failed_is_made_up_for(host: Host) -> None:

@@ -41,9 +41,9 @@ def record_set(
 ) -> list[RRset]:
     """Derive the record sets for the mail host and every enabled domain.
 
-    `model` is the normalised model (hostname, addresses, features, domains with their mta_sts); `dkim_keys` maps a
+    `model` is the normalised model (hostname, addresses, features, domains with their mta_sts, dns); `dkim_keys` maps a
     domain to its keys, each with selector and dns text, as the module dkim_rotation returns them. A domain that is not
-    in the model any more gets its DKIM records alone: they retire slower than it leaves. `tlsa` holds the digests of the
+    in the model any more gets its DKIM records alone: they retire slower than it leaves. `tlsa` holds digests of the
     host's keys, as the module dane returns them.
     Sorted as zone_text sorts. Raises ValueError with every name, selector, text and address that is wrong.
     """
@@ -72,6 +72,11 @@ def record_set(
         add(domain, "MX", f"10 {hostname}.")
         add(domain, "TXT", text_value("v=spf1 mx -all"))
         add(f"_dmarc.{domain}", "TXT", text_value(f"v=DMARC1; p=quarantine; rua=mailto:postmaster@{domain}"))
+    for name in model.get("dns", {}).get("parked_domains", ()):
+        # RFC 7505, RFC 7208 section 10.1.2, RFC 7489 section 6.3
+        add(name, "MX", "0 .")
+        add(name, "TXT", text_value("v=spf1 -all"))
+        add(f"_dmarc.{name}", "TXT", text_value("v=DMARC1; p=reject"))
     for domain, keys in dkim_keys.items():
         for key in keys:
             add(f"{key['selector']}._domainkey.{domain}", "TXT", text_value(key["dns"]))

@@ -250,6 +250,15 @@ DNS_OPTIONS: Options = {
         "default": [],
         "description": "Resolvers by which the zones' name servers are found. The controller's own when not set.",
     },
+    "parked_domains": {
+        "type": "list",
+        "elements": "str",
+        "default": [],
+        "description": [
+            "Names that neither send nor receive mail, such as a domain that only has a web site.",
+            "They get records that say so, and others refuse mail that claims to come from them.",
+        ],
+    },
 }
 
 OPTIONS: Options = {
