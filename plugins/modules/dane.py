@@ -147,6 +147,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.certificate.pair
 from ansible_collections.mailwright.server.plugins.module_utils.certificate.store import CertificateStore
 from ansible_collections.mailwright.server.plugins.module_utils.dns import tlsa
 from ansible_collections.mailwright.server.plugins.module_utils.dns.names import MAX_NAME, domain_error
+from ansible_collections.mailwright.server.plugins.module_utils.dns.verify import LIBRARY_ERROR as DNS_ERROR
 from ansible_collections.mailwright.server.plugins.module_utils.dns.verify import Server, parse_server
 from ansible_collections.mailwright.server.plugins.module_utils.secrets.files import own_access, write_atomic
 
@@ -279,7 +280,7 @@ def planned(module: AnsibleModule) -> dict[str, Any]:
 def run(module: AnsibleModule, resolver: Server) -> dict[str, Any]:
     """Look, step, install, step again."""
     one = Run(module, resolver)
-    if module.check_mode and (one.live is None or tlsa.LIBRARY_ERROR):
+    if module.check_mode and (one.live is None or DNS_ERROR):
         return planned(module)
     if unloaded(one.store) and one.live and not module.check_mode:
         one.load(one.live)
@@ -294,25 +295,27 @@ def run(module: AnsibleModule, resolver: Server) -> dict[str, Any]:
         # the resolver is yet to come
         return planned(module)
     warn(one)
-    after = {digest: (*rollover.following(key, one.sight),) for digest, key in one.state.keys.items()}
     return {
         "changed": rollover.describe(one.before) != rollover.describe(one.state) or one.installed,
         "records": rollover.records(one.state),
         "ttl": module.params["ttl"],
         "secure": one.sight.secure,
-        "keys": [
-            {
-                "digest": digest,
-                "state": key.state,
-                "since": key.since.isoformat(),
-                "next": after[digest][0],
-                "next_at": after[digest][1].isoformat() if after[digest][1] else None,
-            }
-            for digest, key in sorted(one.state.keys.items())
-        ],
+        "keys": [described(digest, key, one.sight) for digest, key in sorted(one.state.keys.items())],
         "installed": one.installed,
         "under_way": rollover.under_way(one.state, one.host()),
         "diff": {"before": rollover.describe(one.before), "after": rollover.describe(one.state)},
+    }
+
+
+def described(digest: str, key: rollover.Key, sight: rollover.Sight) -> dict[str, Any]:
+    """A key for the result."""
+    event, moment = rollover.following(key, sight)
+    return {
+        "digest": digest,
+        "state": key.state,
+        "since": key.since.isoformat(),
+        "next": event,
+        "next_at": moment.isoformat() if moment else None,
     }
 
 
@@ -357,8 +360,8 @@ def main() -> None:
     if not module.check_mode:
         if LIBRARY_ERROR:
             module.fail_json(msg=missing_required_lib("cryptography"), exception=LIBRARY_ERROR)
-        if tlsa.LIBRARY_ERROR:
-            module.fail_json(msg=missing_required_lib("dnspython"), exception=tlsa.LIBRARY_ERROR)
+        if DNS_ERROR:
+            module.fail_json(msg=missing_required_lib("dnspython"), exception=DNS_ERROR)
     try:
         if module.check_mode:
             module.exit_json(**run(module, resolver))

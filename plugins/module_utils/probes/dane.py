@@ -15,6 +15,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.certificate.roll
 from ansible_collections.mailwright.server.plugins.module_utils.certificate.store import CertificateStore
 from ansible_collections.mailwright.server.plugins.module_utils.dns import tlsa
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, zone_text
+from ansible_collections.mailwright.server.plugins.module_utils.dns.verify import LIBRARY_ERROR as DNS_ERROR
 from ansible_collections.mailwright.server.plugins.module_utils.dns.verify import NoAnswerError, Server
 from ansible_collections.mailwright.server.plugins.module_utils.probes.result import Result, Status, worst
 
@@ -78,7 +79,7 @@ def _line(digest: str, key: Key) -> str:
 
 def probe(hostname: str) -> list[Result]:
     """Read what the host remembers, and ask its resolver."""
-    if LIBRARY_ERROR or tlsa.LIBRARY_ERROR:
+    if LIBRARY_ERROR or DNS_ERROR:
         return [Result("TLSA", "dns", "fail", "python3-dnspython or python3-cryptography is not installed on the host")]
     store = CertificateStore(STORE, hostname)
     try:
