@@ -13,9 +13,9 @@ author: mailwright contributors (@mailwright)
 description:
   - Derives the records from the normalised model and the DKIM keys.
   - Writes them as RFC 1035 master-file lines with absolute names, sorted.
-  - The records are those of the host (A, AAAA, SPF, TLSA) and of every enabled domain
+  - The records are those of the host (A, AAAA, SPF, TLSA, CAA) and of every enabled domain
     (MX, SPF, DKIM, DMARC, MTA-STS, TLS reports, SRV for the mail services and names for mail programs' settings).
-positional: dkim_keys, dane
+positional: dkim_keys, dane, account
 options:
   _input:
     description: The normalised model C(mail_model).
@@ -30,6 +30,11 @@ options:
   dane:
     description:
       - What M(mailwright.server.dane) returned. Required where the model asks for TLSA records.
+    type: dict
+    default: {}
+  account:
+    description:
+      - What M(mailwright.server.acme_account) returned. Required where the model asks for a CAA record.
     type: dict
     default: {}
 """
@@ -60,12 +65,13 @@ def dns_zone(
     model: Mapping[str, Any],
     dkim_keys: Mapping[str, Sequence[Mapping[str, Any]]],
     dane: Mapping[str, Any] | None = None,
+    account: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the records of a normalised model. Raises AnsibleFilterError for input that is not one."""
     try:
-        return zone_text(model_records(model, dkim_keys, dane or {}))
+        return zone_text(model_records(model, dkim_keys, dane or {}, account or {}))
     except KeyError as error:
-        raise AnsibleFilterError(f"dns_zone: the model, a DKIM key or dane's result lacks {error}") from error
+        raise AnsibleFilterError(f"dns_zone: the model or another input lacks {error}") from error
     except ValueError as error:
         raise AnsibleFilterError(f"dns_zone: {error}") from error
 

@@ -35,6 +35,7 @@ VALIDATING = """server:
     access-control: 0.0.0.0/0 allow
     root-hints: /etc/unbound/lab.hints
     local-zone: "test." nodefault
+    local-zone: "100.51.198.in-addr.arpa." nodefault
 {anchors}"""
 
 

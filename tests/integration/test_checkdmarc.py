@@ -56,7 +56,8 @@ def test_checkdmarc_has_no_complaint(lab: Lab, lab_resolver: str, tmp_path: Path
     lab.ssh("peer", "unbound-control flush_zone .", check=False)
     report = check(lab_resolver, tmp_path, lab.env["LAB_CA"], domain)
     assert report["domain"] == domain
-    print(json.dumps(report, indent=1))
+    # a domain without a logo has no BIMI record, which checkdmarc calls an error
+    assert report.pop("bimi")["record"] is None
     assert list(complaints(report)) == []
     assert report["dnssec"] is True
     assert report["mx"]["hosts"][0]["hostname"] == "mx1.acme.test"

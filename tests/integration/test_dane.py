@@ -117,7 +117,7 @@ def host(lab: Lab, lab_resolver: str, tmp_path_factory: pytest.TempPathFactory) 
         variables = inventory["mailservers"]["vars"]
         variables["mail_hostname"] = HOSTNAME
         variables["mail_admin"] = f"postmaster@{ZONE}"
-        acme = {"directory": lab.env["LAB_ACME_DIRECTORY"], "ca_file": lab.env["LAB_CA"]}
+        acme = {"directory": lab.env["LAB_ACME_DIRECTORY"], "ca_file": lab.env["LAB_CA"], "caa": "ca.test"}
         variables["mail_tls"] = {"acme": acme, "dane": True}
         variables["certificates_tlsa_ttl"] = TTL
         variables["mail_domains"] = [
@@ -154,6 +154,10 @@ def test_from_an_empty_zone_to_a_verified_host_in_one_apply(host: Target) -> Non
     key = served(host.lab.address(NAME))
     assert published(host) == {key}
     assert tlsa(host.lab.address("peer"), HOSTNAME, resolver=True) == ({key}, True)
+    query = dns.message.make_query(HOSTNAME, "CAA")
+    (caa,) = dns.query.udp(query, host.lab.address("ns1"), 5).answer
+    account = host.ssh("cat /etc/letsencrypt/accounts/*/dir/*/regr.json")
+    assert caa[0].to_text() == f'0 issue "ca.test; accounturi={json.loads(account)["uri"]}"'
     for name in (HOSTNAME, ZONE):
         said = finger(host.lab, name)
         assert f"Verified TLS connection established to {HOSTNAME}" in said, said

@@ -16,7 +16,9 @@ import pytest
 from ansible_collections.mailwright.server.plugins.module_utils.certificate import acme, deploy
 from ansible_collections.mailwright.server.plugins.module_utils.certificate.pair import Pair, parse_pair, self_sign
 from ansible_collections.mailwright.server.plugins.module_utils.certificate.store import CertificateStore
-from ansible_collections.mailwright.server.plugins.module_utils.probes import renewal
+from ansible_collections.mailwright.server.plugins.module_utils.certificate.rollover import Key, State
+from ansible_collections.mailwright.server.plugins.module_utils.probes import dane, renewal
+from ansible_collections.mailwright.server.plugins.modules.acme_account import account_uri
 
 HOST = "mx1.acme.test"
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -98,6 +100,25 @@ def test_certbots_words_become_one_line() -> None:
         "Another instance is running."
     )
     assert acme.explain("") == "certbot did not say why"
+
+
+def test_the_account_is_the_one_that_renews(tmp_path: Path) -> None:
+    directory = "https://ca.test:14000/dir"
+    assert account_uri(tmp_path, HOST, directory) is None
+    settings = tmp_path / "renewal" / f"{HOST}.conf"
+    settings.parent.mkdir()
+    settings.write_text(f"account = abc\nserver = {directory}\n")
+    assert account_uri(tmp_path, HOST, directory) is None
+    for name, uri in (("abc", "https://ca.test/acct/1"), ("other", "https://ca.test/acct/2")):
+        file = tmp_path / "accounts" / "ca.test:14000" / "dir" / name / "regr.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({"body": {}, "uri": uri}))
+    assert account_uri(tmp_path, HOST, directory) == "https://ca.test/acct/1"
+    assert account_uri(tmp_path, HOST, "https://b.test/dir") is None
+    for wrong in ("{}", "[]", '{"uri": "x; y"}', "nonsense"):
+        (tmp_path / "accounts" / "ca.test:14000" / "dir" / "abc" / "regr.json").write_text(wrong)
+        with pytest.raises(ValueError, match=r".+"):
+            account_uri(tmp_path, HOST, directory)
 
 
 # The published records
@@ -283,3 +304,26 @@ def test_renewal_that_does_not(
     found = renewal.evaluate({**GOOD, unit: {**GOOD[unit], **change}}, waiting)
     assert found.status == status
     assert words in found.summary
+
+
+A, B = "aa" * 32, "bb" * 32
+
+
+@pytest.mark.parametrize(
+    ("states", "reply", "status", "words"),
+    [
+        ({A: "active"}, dane.Reply(frozenset({A}), True), "ok", "3 1 1 aaaaaaaaaaaa: active since"),
+        ({A: "active", B: "published"}, dane.Reply(frozenset({A, B}), True), "ok", "in use"),
+        ({A: "active", B: "generated"}, dane.Reply(frozenset({A}), True), "warn", "not published: bbbbbbbbbbbb"),
+        ({A: "active"}, dane.Reply(frozenset({B}), True), "fail", "send no mail"),
+        ({A: "active"}, dane.Reply(frozenset({A})), "warn", "not secure"),
+        ({A: "active"}, dane.Reply(), "warn", "no TLSA record is published yet"),
+        ({A: "active"}, dane.Reply(error="SERVFAIL"), "fail", "cannot be asked for: SERVFAIL"),
+        ({}, dane.Reply(), "warn", "does the zone validate?"),
+        ({}, dane.Reply(frozenset({B})), "fail", "send no mail"),
+    ],
+)
+def test_the_report_on_tlsa_records(states: dict[str, str], reply: dane.Reply, status: str, words: str) -> None:
+    found = dane.evaluate(HOST, A, State({digest: Key(name, NOW) for digest, name in states.items()}), reply)
+    assert (found.status, words in found.summary) == (status, True), found
+    assert ("publish:" in found.detail) == (reply.error is None and bool(set(states) - reply.digests))

@@ -37,7 +37,7 @@ MODEL: dict[str, Any] = {
     "hostname": "mx1.acme.test",
     "addresses": {"ipv4": ["198.51.100.10"], "ipv6": ["2001:DB8::0010"]},
     "features": {"pop3": True, "autoconfig": True},
-    "tls": {"dane": False},
+    "tls": {"dane": False, "acme": None},
     "domains": [
         {"name": "acme.test", "enabled": True, "mta_sts": "enforce"},
         {"name": "globex.test", "enabled": True, "mta_sts": "none"},
@@ -140,7 +140,7 @@ def test_a_host_that_is_a_mail_domain_has_one_spf_record() -> None:
 
 
 def test_the_keys_of_the_host_are_announced_where_that_is_asked_for() -> None:
-    with_dane = changed(tls={"dane": True})
+    with_dane = changed(tls={"dane": True, "acme": None})
     dane = {"records": ["bb" * 32, "aa" * 32], "ttl": 60}
     dns_zone = FilterModule().filters()["dns_zone"]
     lines = dns_zone(with_dane, KEYS, dane).splitlines()
@@ -153,6 +153,17 @@ def test_the_keys_of_the_host_are_announced_where_that_is_asked_for() -> None:
         dns_zone(with_dane, KEYS)
     with pytest.raises(AnsibleFilterError, match="tlsa: 'nonsense' is not a SHA-256"):
         dns_zone(with_dane, KEYS, {"records": ["nonsense"], "ttl": 60})
+
+
+def test_only_the_host_s_account_may_issue_where_that_is_asked_for() -> None:
+    with_caa = changed(tls={"dane": False, "acme": {"caa": "ca.test"}})
+    dns_zone = FilterModule().filters()["dns_zone"]
+    lines = dns_zone(with_caa, KEYS, {}, {"uri": "https://ca.test/acct/1"}).splitlines()
+    record = 'mx1.acme.test. 3600 IN CAA 0 issue "ca.test; accounturi=https://ca.test/acct/1"'
+    assert [line for line in lines if "CAA" in line] == [record]
+    assert "CAA" not in dns_zone(with_caa, KEYS, {}, {"uri": None})
+    with pytest.raises(AnsibleFilterError, match="lacks 'uri'"):
+        dns_zone(with_caa, KEYS)
 
 
 def test_a_parked_domain_says_that_it_has_no_mail() -> None:
@@ -267,4 +278,4 @@ def test_the_filter_gives_the_zone_and_a_readable_error() -> None:
     dns_zone = FilterModule().filters()["dns_zone"]
     assert dns_zone(MODEL, KEYS) == zone_text(record_set(MODEL, KEYS))
     with pytest.raises(AnsibleFilterError, match="lacks 'addresses'"):
-        dns_zone({"hostname": "mx1.acme.test", "domains": [], "tls": {"dane": False}}, {})
+        dns_zone({"hostname": "mx1.acme.test", "domains": [], "tls": {"dane": False, "acme": None}}, {})

@@ -159,6 +159,7 @@ def test_a_certificate_by_acme() -> None:
             "challenge": "http-01",
             "key_type": "rsa",
             "ca_file": None,
+            "caa": None,
             "dns": None,
         },
     }

@@ -38,13 +38,14 @@ def record_set(
     *,
     tlsa: Sequence[str] = (),
     tlsa_ttl: int = DEFAULT_TTL,
+    caa: Sequence[str] = (),
 ) -> list[RRset]:
     """Derive the record sets for the mail host and every enabled domain.
 
     `model` is the normalised model (hostname, addresses, features, domains with their mta_sts, dns); `dkim_keys` maps a
     domain to its keys, each with selector and dns text, as the module dkim_rotation returns them. A domain that is not
     in the model any more gets its DKIM records alone: they retire slower than it leaves. `tlsa` holds digests of the
-    host's keys, as the module dane returns them.
+    host's keys, as the module dane returns them, and `caa` values of the host's CAA records.
     Sorted as zone_text sorts. Raises ValueError with every name, selector, text and address that is wrong.
     """
     hostname = model["hostname"]
@@ -65,6 +66,8 @@ def record_set(
     if tlsa:
         values = tuple(sorted(f"3 1 1 {digest}" for digest in set(tlsa)))
         found.append(RRset(f"_25._tcp.{hostname}.", "TLSA", tlsa_ttl, values))
+    if caa:
+        add(hostname, "CAA", *caa)
     # A name has one SPF record at most (RFC 7208 section 3.2); a mail domain's own covers its host by mx.
     if hostname not in domains:
         add(hostname, "TXT", text_value("v=spf1 a -all"))
@@ -86,15 +89,25 @@ def record_set(
 
 
 def model_records(
-    model: Mapping[str, Any], dkim_keys: Mapping[str, Sequence[Mapping[str, Any]]], dane: Mapping[str, Any]
+    model: Mapping[str, Any],
+    dkim_keys: Mapping[str, Sequence[Mapping[str, Any]]],
+    dane: Mapping[str, Any],
+    account: Mapping[str, Any],
 ) -> list[RRset]:
-    """Derive the record sets, as the playbooks have what they are made from; `dane` is what that module returned.
+    """Derive the record sets, as the playbooks have what they are made from; `dane` and `account` are what the modules
+    dane and acme_account returned.
 
-    Raises KeyError where the model asks for TLSA records and `dane` has none: leaving them out would withdraw them.
+    Raises KeyError where the model asks for TLSA or CAA records and these say nothing: leaving the records out would
+    withdraw them.
     """
-    if not model["tls"]["dane"]:
-        return record_set(model, dkim_keys)
-    return record_set(model, dkim_keys, tlsa=dane["records"], tlsa_ttl=dane["ttl"])
+    tls = model["tls"]
+    found: dict[str, Any] = {}
+    if tls["dane"]:
+        found |= {"tlsa": dane["records"], "tlsa_ttl": dane["ttl"]}
+    # before the first certificate there is no account, and nothing to hold on to
+    if tls["acme"] and tls["acme"]["caa"] and account["uri"]:
+        found["caa"] = [f'0 issue "{tls["acme"]["caa"]}; accounturi={account["uri"]}"']
+    return record_set(model, dkim_keys, **found)
 
 
 def _client_records(model: Mapping[str, Any], domains: list[str]) -> list[tuple[str, str, str]]:

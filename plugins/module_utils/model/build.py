@@ -59,6 +59,7 @@ class Acme(TypedDict):
     challenge: str
     key_type: str
     ca_file: str | None
+    caa: str | None
     dns: AcmeDns | None
 
 
@@ -283,6 +284,7 @@ class _Builder:
             "challenge": challenge or "",
             "key_type": self.attempt(f"{path}.key_type", partial(parse_choice, KEY_TYPES), values["key_type"]) or "",
             "ca_file": self.attempt(f"{path}.ca_file", parse_text, values["ca_file"]) or None,
+            "caa": self.attempt(f"{path}.caa", partial(parse_domain, what="the name of an issuer"), values["caa"]),
             "dns": None if values["dns"] is None else self.acme_dns(f"{path}.dns", values["dns"]),
         }
 

@@ -189,6 +189,13 @@ ACME_OPTIONS: Options = {
             "Only for a private ACME server.",
         ],
     },
+    "caa": {
+        "type": "str",
+        "description": [
+            "The name by which the ACME server calls itself in CAA records, such as V(letsencrypt.org).",
+            "Publishes a CAA record: only it, and there only this host's account, may issue for the host (RFC 8657).",
+        ],
+    },
     "dns": {
         "type": "dict",
         "options": ACME_DNS_OPTIONS,
