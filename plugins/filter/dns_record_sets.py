@@ -68,7 +68,10 @@ def dns_record_sets(
 ) -> list[dict[str, Any]]:
     """List the records of a normalised model. Raises AnsibleFilterError for input that is not one."""
     try:
-        return [asdict(rrset) | {"values": list(rrset.values)} for rrset in model_records(model, dkim_keys, dane or {}, account or {})]
+        return [
+            asdict(rrset) | {"values": list(rrset.values)}
+            for rrset in model_records(model, dkim_keys, dane or {}, account or {})
+        ]
     except KeyError as error:
         raise AnsibleFilterError(f"dns_record_sets: the model or another input lacks {error}") from error
     except ValueError as error:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.mailwright.server.plugins.module_utils.certificate import acme, deploy
 from ansible_collections.mailwright.server.plugins.module_utils.certificate.pair import Pair, parse_pair, self_sign
-from ansible_collections.mailwright.server.plugins.module_utils.certificate.store import CertificateStore
 from ansible_collections.mailwright.server.plugins.module_utils.certificate.rollover import Key, State
+from ansible_collections.mailwright.server.plugins.module_utils.certificate.store import CertificateStore
 from ansible_collections.mailwright.server.plugins.module_utils.probes import dane, renewal
 from ansible_collections.mailwright.server.plugins.modules.acme_account import account_uri
 
