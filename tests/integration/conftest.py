@@ -212,7 +212,7 @@ def dave(lab: Lab, server: Server) -> Iterator[Correspondent]:
 
 
 @pytest.fixture(scope="session")
-def lab_resolver(lab: Lab) -> Iterator[str]:
+def lab_resolver(lab: Lab) -> str:
     """A validating resolver on peer; its address."""
     anchors = "".join(f'    trust-anchor: "{line}"\n' for line in (lab.state / "root.ds").read_text().splitlines())
     ns1 = lab.address("ns1")
@@ -221,8 +221,7 @@ def lab_resolver(lab: Lab) -> Iterator[str]:
     lab.ssh("peer", "cat > /etc/unbound/lab.hints", data=f". 3600 IN NS ns1.lab.test.\nns1.lab.test. 3600 IN A {ns1}\n")
     lab.ssh("peer", "cat > /etc/unbound/resolv.conf", data="nameserver 127.0.0.1\noptions edns0 trust-ad\n")
     lab.ssh("peer", "systemctl restart unbound")
-    yield lab.address("peer")
-    lab.ssh("peer", "systemctl stop unbound")
+    return lab.address("peer")
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,8 @@ def check(resolver: str, directory: Path, ca: str, *arguments: str) -> Any:
     script = 'mount --bind "$1" /etc/resolv.conf; shift; exec "$@"'
     subprocess.run(
         ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, "sh", str(resolv),
-         str(PROGRAM), "--check-mx-tls", "--nameserver", resolver, "--timeout", "10", "--output", str(report), "--", *arguments],
+         str(PROGRAM), "--check-mx-tls", "--nameserver", resolver, "--timeout", "10", "--output", str(report), "--",
+         *arguments],
         check=True, timeout=300, stdin=subprocess.DEVNULL, cwd=directory,
         env={**os.environ, "REQUESTS_CA_BUNDLE": ca, "SSL_CERT_FILE": ca},
     )  # fmt: skip
