@@ -1,11 +1,10 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""DANE: from an empty zone to a domain that peer verifies by TLSA, and a planned change of the key without a gap.
+"""DANE: peer verifies mx1 by its TLSA record, and changes of the key leave no gap, whatever goes wrong meanwhile.
 
-A host of its own gets its certificate from Pebble; its zone is signed and delegated below the lab's root. What a sender
-elsewhere sees is asked from peer: Postfix's own posttls-finger, by a resolver that validates and caches.
-The tests build on each other, in order.
+What a sender elsewhere sees is asked from peer: by Postfix's own posttls-finger, and by a resolver that validates and
+caches. The TTLs are real. The tests build on each other, in order.
 """
 
 from __future__ import annotations
@@ -17,7 +16,10 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import dns.exception
 import dns.flags
 import dns.message
 import dns.query
@@ -26,17 +28,14 @@ import dns.rrset
 import pytest
 import yaml
 import zones
-from ansible_collections.mailwright.server.tests.integration.throwaway import Target, bare_host, recap
+from ansible_collections.mailwright.server.tests.integration.throwaway import recap
 from connection import Lab, wait_until
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from nameservers import Knot
 
-NAME = "mxdane"
-ZONE = "dane.test"
-HOSTNAME = f"mx.{ZONE}"
-RECORD = f"_25._tcp.{HOSTNAME}"
+HOSTNAME = "mx1.acme.test"
 TTL = 4
+NEW_KEY = '{"rotate_tls_new_key": true}'
 VALIDATED = "mount --bind /etc/unbound/resolv.conf /etc/resolv.conf && exec "
 
 
@@ -101,80 +100,81 @@ def test_peer_would_notice_another_key(lab: Lab) -> None:
         forget(lab)
 
 
-# A host of its own
+# Changes of the key, with TTLs of seconds
+
+
+class Changing:
+    """mx1 with other settings for its certificate, published as the lab does it."""
+
+    def __init__(self, lab: Lab, directory: Path) -> None:
+        self.lab = lab
+        self.path = directory / "inventory.yml"
+        self.files: dict[str, Any] = self.read(lab.state / "inventory.yml")["mailservers"]["vars"]["mail_tls"]
+        acme = {"directory": lab.env["LAB_ACME_DIRECTORY"], "ca_file": lab.env["LAB_CA"], "caa": "ca.test"}
+        self.acme = {"acme": acme, "dane": True}
+        self.write(self.files)
+
+    def read(self, path: Path) -> Any:
+        return yaml.safe_load(path.read_text())
+
+    def write(self, tls: dict[str, Any], **dns: Any) -> None:
+        """The lab's inventory with this mail_tls, and with these settings of the DNS provider."""
+        inventory = self.read(self.lab.state / "inventory.yml")
+        inventory["mailservers"]["vars"] |= {"mail_tls": tls, "certificates_tlsa_ttl": TTL}
+        settings = inventory["mailservers"]["hosts"]["mx1"]["mail_dns"]
+        settings["ledger"] = str(self.lab.state / "dns-ledger.json")
+        settings["providers"]["ns1"] |= dns
+        self.path.write_text(yaml.safe_dump(inventory))
+
+    def play(self, name: str, *arguments: str) -> dict[str, int]:
+        """Run a playbook; the host's line of the recap."""
+        done = self.lab.playbook("-i", str(self.path), f"mailwright.server.{name}", *arguments)
+        self.said = done.stdout
+        return recap(done, "mx1")
+
+    def run(self, command: str, *, check: bool = True, data: str | None = None) -> str:
+        return self.lab.ssh("mx1", command, check=check, data=data)
+
+    @property
+    def served(self) -> str:
+        return served(self.lab.address("mx1"))
+
+    @property
+    def published(self) -> set[str]:
+        return tlsa(self.lab.address("ns1"), HOSTNAME)[0]
+
+    def finish(self, old: str) -> str:
+        """Run rotate_tls until the change of the key is done; the new key."""
+
+        def done() -> str | None:
+            assert self.play("rotate_tls")["failed"] == 0, self.said[-3000:]
+            records = self.published
+            return next(iter(records)) if len(records) == 1 and old not in records else None
+
+        return wait_until(done, 300, "the old record is gone", every=TTL)
 
 
 @pytest.fixture(scope="module")
-def host(lab: Lab, lab_resolver: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+def host(lab: Lab, lab_resolver: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Changing]:
     assert lab_resolver
-    directory = tmp_path_factory.mktemp("dane")
-    knot = Knot(lab)
-    knot.add({ZONE: ""})
-    delegate = f"zone-begin .; zone-set . {ZONE} 3600 NS ns1.lab.test.; zone-commit ."
-    lab.ssh("ns1", "; ".join(f"knotc -b {command}" for command in delegate.split("; ")) + f"; lab-chain {ZONE}")
-    with bare_host(NAME, directory) as target:
-        inventory = yaml.safe_load(target.inventory.read_text())
-        variables = inventory["mailservers"]["vars"]
-        variables["mail_hostname"] = HOSTNAME
-        variables["mail_admin"] = f"postmaster@{ZONE}"
-        acme = {"directory": lab.env["LAB_ACME_DIRECTORY"], "ca_file": lab.env["LAB_CA"], "caa": "ca.test"}
-        variables["mail_tls"] = {"acme": acme, "dane": True}
-        variables["certificates_tlsa_ttl"] = TTL
-        variables["mail_domains"] = [
-            {"name": ZONE, "mta_sts": "enforce", "mailboxes": [{"name": "postmaster", "password": lab.password}]}
-        ]
-        del variables["mail_domains__globex"]
-        # what has nothing to do with it only takes time
-        variables["mail_features"] = dict.fromkeys(("clamav", "webmail", "fulltext", "pop3", "mta_sts_outbound"), False)
-        variables["mail_dns"] = {
-            "providers": {"ns1": knot.settings}, "zones": {ZONE: "ns1"}, "resolvers": [lab.address("ns1")],
-            "ledger": str(directory / "ledger.json"),
-        }  # fmt: skip
-        target.inventory.write_text(yaml.safe_dump(inventory))
-        try:
-            yield target
-        finally:
-            undo = f"zone-begin .; zone-unset . {ZONE}; zone-commit ."
-            lab.ssh("ns1", "; ".join(f"knotc -b {command}" for command in undo.split("; ")))
-            knot.remove([ZONE])
-
-
-def published(host: Target) -> set[str]:
-    return tlsa(host.lab.address("ns1"), HOSTNAME)[0]
-
-
-def rotate(host: Target, *arguments: str) -> dict[str, int]:
-    return recap(host.playbook("mailwright.server.rotate_tls", *arguments), host.name)
-
-
-def test_from_an_empty_zone_to_a_verified_host_in_one_apply(host: Target) -> None:
-    planned = host.site("--check", "--diff")
-    assert recap(planned, host.name)["failed"] == 0
-    assert published(host) == set()
-    done = host.site()
-    assert recap(done, host.name)["failed"] == 0, done.stdout[-4000:]
-    key = served(host.lab.address(NAME))
-    assert published(host) == {key}
-    assert tlsa(host.lab.address("peer"), HOSTNAME, resolver=True) == ({key}, True)
-    query = dns.message.make_query(HOSTNAME, "CAA")
-    (caa,) = dns.query.udp(query, host.lab.address("ns1"), 5).answer
-    account = host.ssh("cat /etc/letsencrypt/accounts/*/dir/*/regr.json")
-    assert caa[0].to_text() == f'0 issue "ca.test; accounturi={json.loads(account)["uri"]}"'
-    for name in (HOSTNAME, ZONE):
-        said = finger(host.lab, name)
-        assert f"Verified TLS connection established to {HOSTNAME}" in said, said
-    assert recap(host.site(), host.name)["changed"] == 0
-    assert recap(host.site("--check", "--diff"), host.name)["changed"] == 0
-    assert rotate(host)["changed"] == 0
+    host = Changing(lab, tmp_path_factory.mktemp("dane"))
+    assert host.play("site")["failed"] == 0, host.said[-3000:]
+    forget(lab)
+    yield host
+    done = lab.playbook("mailwright.server.site")
+    assert recap(done, "mx1")["failed"] == 0, done.stdout[-3000:]
+    lab.ssh("mx1", "apt-get -qy purge certbot python3-certbot && rm -rf /etc/letsencrypt /var/log/letsencrypt")
+    assert recap(lab.playbook("mailwright.server.site"), "mx1")["changed"] == 0
 
 
 class Probe:
     """Every 100 ms what a sender meets: the records of the name server and of a cache, and a handshake in between."""
 
-    def __init__(self, host: Target) -> None:
-        self.lab, self.address = host.lab, host.lab.address(host.name)
+    def __init__(self, host: Changing) -> None:
+        self.lab, self.address = host.lab, host.lab.address("mx1")
         self.failures: list[str] = []
         self.keys: list[str] = []
+        self.count = 0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -193,7 +193,9 @@ class Probe:
         before, _secure = tlsa(self.lab.address("ns1"), HOSTNAME)
         key = served(self.address)
         after, _secure = tlsa(self.lab.address("ns1"), HOSTNAME)
-        self.keys.append(key)
+        if not self.keys or self.keys[-1] != key:
+            self.keys.append(key)
+        self.count += 1
         for who, records in (("a cache", cached), ("the name server", before), ("the name server then", after)):
             if key not in records:
                 self.failures.append(f"{key[:8]} is not in what {who} has: {sorted(one[:8] for one in records)}")
@@ -207,103 +209,114 @@ class Probe:
     def __exit__(self, *_reason: object) -> None:
         self._end.set()
         self._thread.join()
+        print(f"  {self.count} handshakes with TLSA look-ups, {len(self.failures)} failed")
 
 
-def finish(host: Target, old: str) -> str:
-    """Run until the change of the key is done; the new key."""
+def test_a_certificate_by_acme_in_place_of_files_waits_for_its_record(host: Changing) -> None:
+    old = host.served
+    host.write(host.acme)
+    with Probe(host) as probe:
+        done = host.play("site")
+        assert done["failed"] == 0, host.said[-3000:]
+        # the certificate is there, and its record; it is not in use
+        both = host.published
+        assert len(both) == 2 and old in both and host.served == old
+        new = host.finish(old)
+    assert probe.failures == []
+    assert probe.keys == [old, new] and both == {old, new}
+    assert "Verified TLS connection established to mx1.acme.test" in finger(host.lab, "acme.test")
+    # the ACME server's account, in a CAA record
+    (caa,) = dns.query.udp(dns.message.make_query(HOSTNAME, "CAA"), host.lab.address("ns1"), 5).answer
+    account = json.loads(host.run("cat /etc/letsencrypt/accounts/*/dir/*/regr.json"))
+    assert caa[0].to_text() == f'0 issue "ca.test; accounturi={account["uri"]}"'
+    assert host.play("site")["changed"] == 0
+    assert host.play("site", "--check", "--diff")["changed"] == 0
+    assert host.play("rotate_tls")["changed"] == 0
 
-    def done() -> str | None:
-        assert rotate(host)["failed"] == 0
-        return next(iter(published(host))) if len(published(host)) == 1 and old not in published(host) else None
 
-    return wait_until(done, 240, "the old record is gone", every=TTL)
-
-
-def test_a_planned_change_leaves_no_gap(host: Target) -> None:
-    old = served(host.lab.address(NAME))
+def test_a_planned_change_leaves_no_gap(host: Changing) -> None:
+    old = host.served
     with Probe(host) as probe:
         time.sleep(1)
-        begun = rotate(host, "-e", '{"rotate_tls_new_key": true}')
-        assert begun["failed"] == 0 and begun["changed"] > 0
+        begun = host.play("rotate_tls", "-e", NEW_KEY)
+        assert begun["failed"] == 0 and begun["changed"] > 0, host.said[-3000:]
         # the new key is published, not in use
-        both = published(host)
-        assert len(both) == 2 and old in both and served(host.lab.address(NAME)) == old
-        report = host.playbook("mailwright.server.status", "-v", "-e", f"status_ca_file={host.lab.env['LAB_ACME_CA']}")
-        assert "its certificate waits; next: installed by rotate_tls" in report.stdout, report.stdout[-3000:]
+        both = host.published
+        assert len(both) == 2 and old in both and host.served == old
+        host.play("status", "-v", "-e", f"status_ca_file={host.lab.env['LAB_ACME_CA']}")
+        assert "its certificate waits; next: installed by rotate_tls" in host.said, host.said[-3000:]
         # asking again is the same wish
-        rotate(host, "-e", '{"rotate_tls_new_key": true}')
-        new = finish(host, old)
+        host.play("rotate_tls", "-e", NEW_KEY)
+        new = host.finish(old)
         time.sleep(2)
-    print(f"  {len(probe.keys)} handshakes with TLSA look-ups, {len(probe.failures)} failed")
     assert probe.failures == []
-    assert len(probe.keys) > 100 and set(probe.keys) == {old, new}
-    assert served(host.lab.address(NAME)) == new and {new} == both - {old}
-    assert f"Verified TLS connection established to {HOSTNAME}" in finger(host.lab, HOSTNAME)
-    assert rotate(host)["changed"] == 0
-    assert recap(host.site(), host.name)["changed"] == 0
+    assert probe.count > 50 and probe.keys == [old, new] and both == {old, new}
+    assert "Verified TLS connection established to mx1.acme.test" in finger(host.lab, HOSTNAME)
+    assert host.play("rotate_tls")["changed"] == 0
+    assert host.play("site")["changed"] == 0
     # certbot goes on with the new key
-    renewed = host.ssh(
+    renewed = host.run(
         "REQUESTS_CA_BUNDLE=/etc/mailwright/acme/ca.pem certbot renew --force-renewal --no-random-sleep-on-renew "
         f"--cert-name {HOSTNAME} 2>&1"
     )
     assert "a new certificate is in use" in renewed
-    assert served(host.lab.address(NAME)) == new
+    assert host.served == new
 
 
-def test_a_name_server_that_refuses_only_delays(host: Target) -> None:
-    old = served(host.lab.address(NAME))
-    right = host.inventory.read_text()
-    inventory = yaml.safe_load(right)
-    provider = inventory["mailservers"]["vars"]["mail_dns"]["providers"]["ns1"]
-    provider["key_secret"] = "d3Jvbmd3cm9uZ3dyb25nd3Jvbmd3cm9uZ3dyb25nd3Jv"
+def test_a_name_server_that_refuses_only_delays(host: Changing) -> None:
+    old = host.served
     with Probe(host) as probe:
-        host.inventory.write_text(yaml.safe_dump(inventory))
-        try:
-            assert rotate(host, "-e", '{"rotate_tls_new_key": true}')["failed"] == 1
-            time.sleep(3 * TTL)
-            assert rotate(host)["failed"] == 1
-        finally:
-            host.inventory.write_text(right)
-        assert published(host) == {old} and served(host.lab.address(NAME)) == old
-        new = finish(host, old)
+        host.write(host.acme, key_secret="d3Jvbmd3cm9uZ3dyb25nd3Jvbmd3cm9uZ3dyb25nd3Jv")
+        assert host.play("rotate_tls", "-e", NEW_KEY)["failed"] == 1
+        time.sleep(3 * TTL)
+        assert host.play("rotate_tls")["failed"] == 1
+        assert host.published == {old} and host.served == old
+        host.write(host.acme)
+        new = host.finish(old)
     assert probe.failures == []
-    assert set(probe.keys) == {old, new}
+    assert probe.keys == [old, new]
 
 
-def test_killed_between_the_switch_and_the_reload(host: Target) -> None:
-    old = served(host.lab.address(NAME))
+def test_killed_between_the_switch_and_the_reload(host: Changing) -> None:
+    old = host.served
     # the reload of the services kills the module that asks for it, without a chance to clean up
     killer = '#!/bin/sh\n[ "$1" != try-reload-or-restart ] || kill -9 $PPID\nexec /usr/bin/systemctl "$@"\n'
     with Probe(host) as probe:
-        assert rotate(host, "-e", '{"rotate_tls_new_key": true}')["failed"] == 0
-        (new,) = published(host) - {old}
-        host.ssh("cat > /usr/local/sbin/systemctl; chmod +x /usr/local/sbin/systemctl", data=killer)
+        assert host.play("rotate_tls", "-e", NEW_KEY)["failed"] == 0
+        (new,) = host.published - {old}
+        host.run("cat > /usr/local/sbin/systemctl; chmod +x /usr/local/sbin/systemctl", data=killer)
         try:
-            wait_until(lambda: rotate(host)["failed"] == 1, 120, "the run is killed", every=TTL)
-            # the switch is made, nothing has loaded it; both records are there
-            assert host.ssh(f"readlink /etc/mailwright/tls/{HOSTNAME}/live") and published(host) == {old, new}
-            assert host.ssh(f"ls -A /etc/mailwright/tls/{HOSTNAME}").split().count(".unloaded") == 1
-            assert served(host.lab.address(NAME)) in (old, new)
+            wait_until(lambda: host.play("rotate_tls")["failed"] == 1, 120, "the run is killed", every=TTL)
+            # the switch is made, not everything may have loaded it; both records are there
+            assert host.published == {old, new}
+            assert ".unloaded" in host.run(f"ls -A /etc/mailwright/tls/{HOSTNAME}").split()
         finally:
-            host.ssh("rm /usr/local/sbin/systemctl")
-        assert finish(host, old) == new
+            host.run("rm /usr/local/sbin/systemctl")
+        assert host.finish(old) == new
     assert probe.failures == []
-    assert served(host.lab.address(NAME)) == new
-    assert rotate(host)["changed"] == 0
+    assert probe.keys == [old, new]
+    assert host.play("rotate_tls")["changed"] == 0
 
 
-def test_records_that_are_not_wanted_any_more_go(host: Target) -> None:
-    inventory = yaml.safe_load(host.inventory.read_text())
-    inventory["mailservers"]["vars"]["mail_tls"]["dane"] = False
-    host.inventory.write_text(yaml.safe_dump(inventory))
-    assert recap(host.site(), host.name)["failed"] == 0
-    assert published(host) == set()
-    gate = f"test -e /etc/mailwright/tls/{HOSTNAME}/tlsa && echo there"
-    assert host.ssh(gate, check=False).strip() == "there"
+def test_back_to_files_and_records_that_are_not_wanted_any_more(host: Changing) -> None:
+    old = host.served
+    host.write(host.files)
+    with Probe(host) as probe:
+        assert host.play("site")["failed"] == 0
+        assert host.served == old and len(host.published) == 2
+        new = host.finish(old)
+    assert probe.failures == []
+    assert probe.keys == [old, new]
 
-    def gone() -> bool:
-        assert recap(host.site(), host.name)["failed"] == 0
-        return not host.ssh(gate, check=False).strip()
+    host.write({**host.files, "dane": False})
+    assert host.play("site")["failed"] == 0
+    assert host.published == set()
+    gate = f"ls /etc/mailwright/tls/{HOSTNAME}/tlsa"
+    assert host.run(gate, check=False)
 
-    wait_until(gone, 180, "no cache can have the record", every=TTL)
-    assert recap(host.site(), host.name)["changed"] == 0
+    def open_again() -> bool:
+        assert host.play("site")["failed"] == 0
+        return not host.run(gate, check=False)
+
+    wait_until(open_again, 240, "no cache can have the record", every=TTL)
+    assert host.play("site")["changed"] == 0
