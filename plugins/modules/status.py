@@ -58,6 +58,11 @@ options:
         type: str
         choices: [none, testing, enforce]
         default: none
+  parked_domains:
+    description: Domains that have no mail. Their records are looked at too.
+    type: list
+    elements: str
+    default: []
   tls_mode:
     description:
       - Whether the certificate is V(self_signed), so that nobody can verify it, comes from V(files) or by V(acme).
@@ -69,6 +74,10 @@ options:
     type: list
     elements: str
     default: []
+  tls_dane:
+    description: Whether the host is to have TLSA records.
+    type: bool
+    default: false
   ca_pem:
     description: Certificates in PEM form that are trusted beside those of the system.
     type: str
@@ -91,6 +100,7 @@ EXAMPLES = r"""
     domains: "{{ mail_model.domains }}"
     tls_mode: "{{ mail_model.tls.mode }}"
     tls_names: "{{ mail_model.tls.names }}"
+    tls_dane: "{{ mail_model.tls.dane }}"
   register: status_result
 """
 
@@ -154,6 +164,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mailwright.server.plugins.module_utils.probes import (
+    dane,
     delivery,
     disk,
     dns,
@@ -216,7 +227,8 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
     hostname, features = params["hostname"], params["features"]
     listed = {family: (params["addresses"] or {}).get(family) or [] for family in ("ipv4", "ipv6")}
     addresses = [*listed["ipv4"], *listed["ipv6"]] or ["127.0.0.1"]
-    model = {"hostname": hostname, "addresses": listed, "features": features, "domains": params["domains"]}
+    model = {"hostname": hostname, "addresses": listed, "features": features, "domains": params["domains"],
+             "dns": {"parked_domains": params["parked_domains"]}}  # fmt: skip
     probes = [
         Probe("units", "services", lambda: services.probe_units(features)),
         Probe("firewall", "services", services.probe_firewall),
@@ -243,9 +255,11 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
     ]
     if params["tls_mode"] == "acme":
         probes.append(Probe("renewal", "certificates", lambda: renewal.probe(hostname)))
+    probes.append(Probe("dns", "dns", lambda: dns.probe(model, QUESTION), DNS_TOTAL))
+    if params["tls_dane"]:
+        probes.append(Probe("TLSA", "dns", lambda: dane.probe(hostname)))
     return [
         *probes,
-        Probe("dns", "dns", lambda: dns.probe(model, QUESTION), DNS_TOTAL),
         Probe("queue", "queue", lambda: queue.probe(delivery.RECIPIENT)),
         Probe("disk", "system", disk.probe),
         Probe("memory", "system", system.probe_memory),
@@ -270,8 +284,10 @@ def main() -> None:
             "addresses": {"type": "dict", "default": {}, "options": addresses},
             "features": {"type": "dict", "default": {}},
             "domains": {"type": "list", "elements": "dict", "default": [], "options": domain},
+            "parked_domains": {"type": "list", "elements": "str", "default": []},
             "tls_mode": {"type": "str", "choices": ["self_signed", "files", "acme"], "default": "self_signed"},
             "tls_names": {"type": "list", "elements": "str", "default": []},
+            "tls_dane": {"type": "bool", "default": False},
             "ca_pem": {"type": "str"},
         },
         supports_check_mode=True,

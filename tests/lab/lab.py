@@ -87,6 +87,7 @@ IMAGES = {
             "publicsuffix",
             "swaks",
             "postfix-mta-sts-resolver",
+            "unbound",
         ),
     ),
 }

@@ -37,6 +37,7 @@ MODEL: dict[str, Any] = {
     "hostname": "mx1.acme.test",
     "addresses": {"ipv4": ["198.51.100.10"], "ipv6": ["2001:DB8::0010"]},
     "features": {"pop3": True, "autoconfig": True},
+    "tls": {"dane": False, "acme": None},
     "domains": [
         {"name": "acme.test", "enabled": True, "mta_sts": "enforce"},
         {"name": "globex.test", "enabled": True, "mta_sts": "none"},
@@ -136,6 +137,42 @@ def test_a_name_with_records_of_its_own_is_no_alias() -> None:
 def test_a_host_that_is_a_mail_domain_has_one_spf_record() -> None:
     found = parsed(zone_text(record_set(changed(hostname="acme.test"), KEYS)))
     assert found["acme.test.", "TXT"] == {"v=spf1 mx -all"}
+
+
+def test_the_keys_of_the_host_are_announced_where_that_is_asked_for() -> None:
+    with_dane = changed(tls={"dane": True, "acme": None})
+    dane = {"records": ["bb" * 32, "aa" * 32], "ttl": 60}
+    dns_zone = FilterModule().filters()["dns_zone"]
+    lines = dns_zone(with_dane, KEYS, dane).splitlines()
+    assert [line for line in lines if "TLSA" in line] == [
+        f"_25._tcp.mx1.acme.test. 60 IN TLSA 3 1 1 {digest}" for digest in ("aa" * 32, "bb" * 32)
+    ]
+    assert "TLSA" not in dns_zone(MODEL, KEYS, dane) + dns_zone(with_dane, KEYS, {"records": [], "ttl": 60})
+    # without them a publisher would withdraw what it has published
+    with pytest.raises(AnsibleFilterError, match="lacks 'records'"):
+        dns_zone(with_dane, KEYS)
+    with pytest.raises(AnsibleFilterError, match="tlsa: 'nonsense' is not a SHA-256"):
+        dns_zone(with_dane, KEYS, {"records": ["nonsense"], "ttl": 60})
+
+
+def test_only_the_host_s_account_may_issue_where_that_is_asked_for() -> None:
+    with_caa = changed(tls={"dane": False, "acme": {"caa": "ca.test"}})
+    dns_zone = FilterModule().filters()["dns_zone"]
+    lines = dns_zone(with_caa, KEYS, {}, {"uri": "https://ca.test/acct/1"}).splitlines()
+    record = 'mx1.acme.test. 3600 IN CAA 0 issue "ca.test; accounturi=https://ca.test/acct/1"'
+    assert [line for line in lines if "CAA" in line] == [record]
+    assert "CAA" not in dns_zone(with_caa, KEYS, {}, {"uri": None})
+    with pytest.raises(AnsibleFilterError, match="lacks 'uri'"):
+        dns_zone(with_caa, KEYS)
+
+
+def test_a_parked_domain_says_that_it_has_no_mail() -> None:
+    found = parsed(zone_text(record_set(changed(dns={"parked_domains": ["parked.test"]}), KEYS)))
+    assert {key: values for key, values in found.items() if "parked" in key[0]} == {
+        ("parked.test.", "MX"): {"0 ."},
+        ("parked.test.", "TXT"): {"v=spf1 -all"},
+        ("_dmarc.parked.test.", "TXT"): {"v=DMARC1; p=reject"},
+    }
 
 
 def test_a_domain_without_a_key_has_no_dkim_record() -> None:
@@ -241,4 +278,4 @@ def test_the_filter_gives_the_zone_and_a_readable_error() -> None:
     dns_zone = FilterModule().filters()["dns_zone"]
     assert dns_zone(MODEL, KEYS) == zone_text(record_set(MODEL, KEYS))
     with pytest.raises(AnsibleFilterError, match="lacks 'addresses'"):
-        dns_zone({"hostname": "mx1.acme.test", "domains": []}, {})
+        dns_zone({"hostname": "mx1.acme.test", "domains": [], "tls": {"dane": False, "acme": None}}, {})

@@ -105,6 +105,7 @@ def test_whole_model() -> None:
         },
         "tls": {
             "mode": "files",
+            "dane": False,
             "names": ["mx1.acme.test", "autoconfig.acme.test", "autodiscover.acme.test"],
             "certificate_file": "tls/cert.pem",
             "key_file": "tls/key.pem",
@@ -115,6 +116,7 @@ def test_whole_model() -> None:
             "zones": {"acme.test": "own"},
             "ledger": None,
             "resolvers": [],
+            "parked_domains": [],
         },
         "domains": [{"name": "acme.test", "enabled": True, "mta_sts": "none"}],
         "mailboxes": [
@@ -147,6 +149,7 @@ def test_a_certificate_by_acme() -> None:
     plain = build_model(inventory(mail_tls={"acme": {}})).model["tls"]
     assert plain == {
         "mode": "acme",
+        "dane": False,
         "names": ["mx1.acme.test", "autoconfig.acme.test", "autodiscover.acme.test"],
         "certificate_file": None,
         "key_file": None,
@@ -156,6 +159,7 @@ def test_a_certificate_by_acme() -> None:
             "challenge": "http-01",
             "key_type": "rsa",
             "ca_file": None,
+            "caa": None,
             "dns": None,
         },
     }
@@ -286,6 +290,16 @@ def test_every_variable_refuses_a_wrong_type(name: str) -> None:
             {"mail_dns": {"providers": {"a": {"type": "manual"}}, "zones": {"x y": "a"}}},
             "mail_dns.zones.'x y': 'x y' is",
         ),
+        (
+            {"mail_dns": {"parked_domains": ["acme.test"]}},
+            "mail_dns.parked_domains[0]: 'acme.test' is a mail domain, at mail_domains[0]: remove one",
+        ),
+        (
+            {"mail_dns": {"parked_domains": ["b.test", "mx1.acme.test"]}},
+            "mail_dns.parked_domains[1]: 'mx1.acme.test' is mail_hostname, which sends mail",
+        ),
+        ({"mail_dns": {"parked_domains": ["b"]}}, "mail_dns.parked_domains[0]: 'b' is a single label"),
+        ({"mail_tls": {"dane": "yes"}}, "mail_tls.dane: is a string: write true or false, without quotes"),
         ({"mail_dns": {"resolvers": ["ns1"]}}, "mail_dns.resolvers[0]: 'ns1' is not an IP address: write 192.0.2.53"),
         ({"mail_hostname": "mx1.acme.test\nx"}, "mail_hostname: 'mx1.acme.test\\nx' is not a host name"),
     ],

@@ -59,13 +59,15 @@ class Acme(TypedDict):
     challenge: str
     key_type: str
     ca_file: str | None
+    caa: str | None
     dns: AcmeDns | None
 
 
 class Tls(TypedDict):
-    """``names`` are those that the certificate is for, the host's first."""
+    """``names`` are those that the certificate is for, the host's first; ``dane``: TLSA records are wanted."""
 
     mode: Literal["self_signed", "files", "acme"]
+    dane: bool
     names: list[str]
     certificate_file: str | None
     key_file: str | None
@@ -77,6 +79,7 @@ class Dns(TypedDict):
     zones: dict[str, str]
     ledger: str | None
     resolvers: list[str]
+    parked_domains: list[str]
 
 
 class Domain(TypedDict):
@@ -218,7 +221,7 @@ class _Builder:
             "addresses": self.addresses(values["mail_addresses"], default_addresses),
             "features": features,
             "tls": self.tls(values["mail_tls"], hostname, admin.address if admin else "", features),
-            "dns": self.dns(values["mail_dns"]),
+            "dns": self.dns(values["mail_dns"], hostname),
             "domains": [self.domains[name] for name in sorted(self.domains)],
             "mailboxes": [self.mailboxes[address] for address in sorted(self.mailboxes)],
             "aliases": self.alias_rows(),
@@ -261,6 +264,7 @@ class _Builder:
             mode = "files"
         return {
             "mode": mode,
+            "dane": values["dane"] is True,
             "names": tls_names(hostname, self.domains.values(), features),
             "certificate_file": certificate,
             "key_file": key_file,
@@ -280,6 +284,7 @@ class _Builder:
             "challenge": challenge or "",
             "key_type": self.attempt(f"{path}.key_type", partial(parse_choice, KEY_TYPES), values["key_type"]) or "",
             "ca_file": self.attempt(f"{path}.ca_file", parse_text, values["ca_file"]) or None,
+            "caa": self.attempt(f"{path}.caa", partial(parse_domain, what="the name of an issuer"), values["caa"]),
             "dns": None if values["dns"] is None else self.acme_dns(f"{path}.dns", values["dns"]),
         }
 
@@ -293,7 +298,7 @@ class _Builder:
             "key_algorithm": self.attempt(f"{path}.key_algorithm", algorithm, values["key_algorithm"]) or "",
         }
 
-    def dns(self, values: dict[str, Any]) -> Dns:
+    def dns(self, values: dict[str, Any], hostname: str) -> Dns:
         providers: dict[str, dict[str, Any]] = {}
         for name, settings in self.mapping("mail_dns.providers", values["providers"]).items():
             path = f"mail_dns.providers.{key_shown(name)}"
@@ -318,7 +323,23 @@ class _Builder:
             "zones": zones,
             "ledger": self.attempt("mail_dns.ledger", parse_text, values["ledger"]) or None,
             "resolvers": [resolver for resolver in resolvers if resolver is not None],
+            "parked_domains": self.parked_domains(values["parked_domains"], hostname),
         }
+
+    def parked_domains(self, values: list[object], hostname: str) -> list[str]:
+        """Names that have no mail; one that has some is a mistake."""
+        found: dict[str, None] = {}
+        for index, value in enumerate(values):
+            path = f"mail_dns.parked_domains[{index}]"
+            name = self.attempt(path, parse_domain, value)
+            if name is None:
+                continue
+            if name in self.domains:
+                self.problems.error(path, f"{shown(name)} is a mail domain, at {self.domain_paths[name]}: remove one")
+            elif name == hostname:
+                self.problems.error(path, f"{shown(name)} is mail_hostname, which sends mail: remove it here")
+            found[name] = None
+        return sorted(found)
 
     def mapping(self, path: str, value: object) -> dict[Any, Any]:
         """The value itself, or an empty mapping when it is none, which is noted."""

@@ -189,6 +189,13 @@ ACME_OPTIONS: Options = {
             "Only for a private ACME server.",
         ],
     },
+    "caa": {
+        "type": "str",
+        "description": [
+            "The name by which the ACME server calls itself in CAA records, such as V(letsencrypt.org).",
+            "Publishes a CAA record: only it, and there only this host's account, may issue for the host (RFC 8657).",
+        ],
+    },
     "dns": {
         "type": "dict",
         "options": ACME_DNS_OPTIONS,
@@ -208,6 +215,14 @@ TLS_OPTIONS: Options = {
         "description": [
             "Get the certificate from an ACME server, such as Let's Encrypt, and accept its terms of service.",
             "C({}) does it with the defaults. Not beside O(mail_tls.certificate_file).",
+        ],
+    },
+    "dane": {
+        "type": "bool",
+        "default": False,
+        "description": [
+            "Publish TLSA records, by which other servers verify the certificate's key (RFC 7672).",
+            "Needs DNSSEC: nothing is published for a zone that does not validate.",
         ],
     },
 }
@@ -241,6 +256,15 @@ DNS_OPTIONS: Options = {
         "elements": "str",
         "default": [],
         "description": "Resolvers by which the zones' name servers are found. The controller's own when not set.",
+    },
+    "parked_domains": {
+        "type": "list",
+        "elements": "str",
+        "default": [],
+        "description": [
+            "Names that neither send nor receive mail, such as a domain that only has a web site.",
+            "They get records that say so, and others refuse mail that claims to come from them.",
+        ],
     },
 }
 
