@@ -217,6 +217,17 @@ def parse_url(text: str) -> str:
     return text
 
 
+def parse_bimi_url(text: str) -> str:
+    """An HTTPS URL as parse_url takes it, which does not end a BIMI record's tag nor its list either."""
+    try:
+        url = parse_url(text)
+    except ValueError:
+        url = ","
+    if re.search("[,;]", url):
+        raise ValueError(f"{shown(text)} is not an HTTPS URL: write one such as https://www.example.org/logo.svg")
+    return url
+
+
 def parse_choice(choices: Collection[str], text: str) -> str:
     """One of the given words."""
     if text not in choices:
