@@ -87,7 +87,10 @@ def test_whole_model() -> None:
             mail_addresses=["2001:DB8:0::10", "198.51.100.10"],
             mail_features={"clamav": False},
             mail_tls={"certificate_file": "tls/cert.pem", "key_file": "tls/key.pem"},
-            mail_dns={"providers": {"own": {"type": "rfc2136", "port": 53}}, "zones": {"Acme.test": "own"}},
+            mail_dns={
+                "providers": {"own": {"type": "rfc2136", "port": 53}},
+                "zones": {"Acme.test": "own", "_Domainkey.Globex.test": "own"},
+            },
         )
     )
     assert built.warnings == []
@@ -112,7 +115,7 @@ def test_whole_model() -> None:
         },
         "dns": {
             "providers": {"own": {"type": "rfc2136", "port": 53}},
-            "zones": {"acme.test": "own"},
+            "zones": {"acme.test": "own", "_domainkey.globex.test": "own"},
             "ledger": None,
             "resolvers": [],
         },
@@ -309,6 +312,14 @@ def test_every_variable_refuses_a_wrong_type(name: str) -> None:
         (
             {"mail_dns": {"providers": {"a": {"type": "manual"}}, "zones": {"x y": "a"}}},
             "mail_dns.zones.'x y': 'x y' is",
+        ),
+        (
+            {"mail_dns": {"providers": {"a": {"type": "manual"}}, "zones": {"_domainkey": "a"}}},
+            "mail_dns.zones.'_domainkey': '_domainkey' is not a zone",
+        ),
+        (
+            {"mail_dns": {"providers": {"a": {"type": "manual"}}, "zones": {"x._domainkey.acme.test": "a"}}},
+            "mail_dns.zones.'x._domainkey.acme.test': 'x._domainkey.acme.test' is not a zone",
         ),
         ({"mail_dns": {"resolvers": ["ns1"]}}, "mail_dns.resolvers[0]: 'ns1' is not an IP address: write 192.0.2.53"),
         ({"mail_hostname": "mx1.acme.test\nx"}, "mail_hostname: 'mx1.acme.test\\nx' is not a host name"),

@@ -30,6 +30,7 @@ from .values import (
     parse_size,
     parse_text,
     parse_url,
+    parse_zone,
 )
 
 DERIVED_NAMES = ("abuse", "postmaster")  # RFC 2142: they must exist in every domain
@@ -313,7 +314,7 @@ class _Builder:
         zones: dict[str, str] = {}
         for zone, provider in self.mapping("mail_dns.zones", values["zones"]).items():
             path = f"mail_dns.zones.{key_shown(zone)}"
-            name = self.attempt(path, lambda text: parse_domain(str(text), "a zone"), zone)
+            name = self.attempt(path, lambda text: parse_zone(str(text)), zone)
             if not isinstance(provider, str) or provider not in providers:
                 if not isinstance(provider, Unreadable):
                     known = ", ".join(sorted(providers)) or "none is defined"

@@ -252,6 +252,7 @@ DNS_OPTIONS: Options = {
         "default": {},
         "description": [
             "The zones to publish into, each with the name of its provider. Nothing is published when there are none.",
+            "A name such as C(_domainkey.example.org) can be a zone of its own, delegated by the owner of the rest.",
             "Keep a zone listed until the records of its last domain are removed.",
         ],
     },

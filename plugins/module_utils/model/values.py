@@ -99,6 +99,13 @@ def parse_domain(text: str, what: str = "a domain") -> str:
     return name
 
 
+def parse_zone(text: str) -> str:
+    """A zone's name, as ``parse_domain``; names such as ``_domainkey.example.org`` can be zones of their own."""
+    below = re.match(r"(?:_[A-Za-z0-9-]{1,62}\.)*", text)
+    prefix = below[0].lower() if below else ""
+    return prefix + parse_domain(text[len(prefix) :], "a zone")
+
+
 def parse_hostname(text: str) -> str:
     """A host's full name, as ``parse_domain``."""
     return parse_domain(text, "a host name")
