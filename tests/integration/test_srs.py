@@ -40,7 +40,7 @@ def lost(server: Server) -> Iterator[None]:
 
 
 def parsed(text: str) -> email.message.EmailMessage:
-    return email.message_from_string(text, policy=email.policy.default)  # type: ignore[return-value]
+    return email.message_from_string(text, policy=email.policy.default)
 
 
 def return_path(text: str) -> str:
