@@ -314,7 +314,11 @@ def test_a_customers_zone_that_delegates_what_changes(stage: Stage) -> None:
         def publish(*selectors: str) -> dict[str, Any]:
             keys = [record(f"{name}.{child}", "TXT", text_value(f"v=DKIM1; p={name}")) for name in selectors]
             mx = record(parent, "MX", "10 mx1.acme.test.")
-            terms: dict[str, Any] = {"force_delete": True, "verify": True, "verify_servers": {child: stage.server.server}}
+            terms: dict[str, Any] = {
+                "force_delete": True,
+                "verify": True,
+                "verify_servers": {child: stage.server.server},
+            }
             return stage.run([mx, *keys], zones={child: "main"}, **terms)
 
         for selectors in (["s1"], ["s1", "s2"], ["s2"]):
