@@ -315,7 +315,7 @@ def test_every_variable_refuses_a_wrong_type(name: str) -> None:
         ),
         (
             {"mail_dns": {"providers": {"a": {"type": "manual"}}, "zones": {"_domainkey": "a"}}},
-            "mail_dns.zones.'_domainkey': '_domainkey' is not a zone",
+            "mail_dns.zones._domainkey: '_domainkey' is not a zone",
         ),
         (
             {"mail_dns": {"providers": {"a": {"type": "manual"}}, "zones": {"x._domainkey.acme.test": "a"}}},
