@@ -58,6 +58,22 @@ options:
         type: str
         choices: [none, testing, enforce]
         default: none
+      dmarc:
+        description: The domain's DMARC policy.
+        type: str
+        choices: [none, quarantine, reject]
+        default: quarantine
+      bimi:
+        description: The domain's logo for mailbox providers.
+        type: dict
+        suboptions:
+          logo_url:
+            description: URL of the logo.
+            type: str
+            required: true
+          authority_url:
+            description: URL of its certificate.
+            type: str
   parked_domains:
     description: Domains that have no mail. Their records are looked at too.
     type: list
@@ -277,6 +293,11 @@ def main() -> None:
         "name": {"type": "str", "required": True},
         "enabled": {"type": "bool", "default": True},
         "mta_sts": {"type": "str", "choices": ["none", "testing", "enforce"], "default": "none"},
+        "dmarc": {"type": "str", "choices": ["none", "quarantine", "reject"], "default": "quarantine"},
+        "bimi": {
+            "type": "dict",
+            "options": {"logo_url": {"type": "str", "required": True}, "authority_url": {"type": "str"}},
+        },
     }
     module = AnsibleModule(
         argument_spec={

@@ -301,6 +301,38 @@ def test_a_record_outside_all_zones_is_told(stage: Stage) -> None:
     )
 
 
+def test_a_customers_zone_that_delegates_what_changes(stage: Stage) -> None:
+    """The customer's own provider has one NS record set more; keys come and go in a zone of ours."""
+    parent = f"c{stage.zones[0][1:]}"
+    child = f"_domainkey.{parent}"
+    stage.server.add(
+        {parent: f"{FOREIGN.replace('other._domainkey', 'other')}_domainkey 300 NS ns1.lab.test.\n", child: ""}
+    )
+    try:
+        customer = sorted(map(str, stage.provider.records(f"{parent}.")))
+
+        def publish(*selectors: str) -> dict[str, Any]:
+            keys = [record(f"{name}.{child}", "TXT", text_value(f"v=DKIM1; p={name}")) for name in selectors]
+            mx = record(parent, "MX", "10 mx1.acme.test.")
+            terms: dict[str, Any] = {
+                "force_delete": True,
+                "verify": True,
+                "verify_servers": {child: stage.server.server},
+            }
+            return stage.run([mx, *keys], zones={child: "main"}, **terms)
+
+        for selectors in (["s1"], ["s1", "s2"], ["s2"]):
+            result = publish(*selectors)
+            assert not result.get("failed"), result
+            assert result["unmanaged"] == [f"{parent}. 300 IN MX 10 mx1.acme.test."]
+            assert all(one["agree"] and not one["disagree"] for one in result["verified"])
+            live = {rrset.name for rrset in stage.provider.records(f"{child}.") if rrset.type not in OWN_TYPES}
+            assert live == {f"{name}.{child}." for name in selectors}
+        assert sorted(map(str, stage.provider.records(f"{parent}."))) == customer
+    finally:
+        stage.server.remove([parent, child])
+
+
 class Relay:
     """A TCP relay to a name server that cuts or swallows answers."""
 

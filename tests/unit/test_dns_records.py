@@ -113,6 +113,22 @@ def test_settings_are_announced_only_where_they_are_served() -> None:
     assert not [name for name in names if "autoconfig" in name or "autodiscover" in name]
 
 
+def test_dmarc_policy_and_bimi() -> None:
+    logo = {"logo_url": "https://acme.test/logo.svg", "authority_url": None}
+    certified = {"logo_url": "https://globex.test/logo.svg", "authority_url": "https://globex.test/logo.pem"}
+    domains = [
+        {"name": "acme.test", "enabled": True, "dmarc": "reject", "bimi": logo},
+        {"name": "globex.test", "enabled": True, "dmarc": "quarantine", "bimi": certified},
+        {"name": "off.test", "enabled": False, "dmarc": "reject", "bimi": logo},
+    ]
+    found = parsed(zone_text(record_set(changed(domains=domains), {})))
+    assert found["_dmarc.acme.test.", "TXT"] == {"v=DMARC1; p=reject; rua=mailto:postmaster@acme.test"}
+    assert {name: values for (name, _kind), values in found.items() if "_bimi" in name} == {
+        "default._bimi.acme.test.": {"v=BIMI1; l=https://acme.test/logo.svg"},
+        "default._bimi.globex.test.": {"v=BIMI1; l=https://globex.test/logo.svg; a=https://globex.test/logo.pem"},
+    }
+
+
 @pytest.mark.parametrize("mode", ["none", "testing", "enforce"])
 def test_a_policy_is_announced_only_where_there_is_one(mode: str) -> None:
     domains = [{"name": "acme.test", "enabled": True, "mta_sts": mode}]

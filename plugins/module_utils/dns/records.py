@@ -74,7 +74,6 @@ def record_set(
     for domain in domains:
         add(domain, "MX", f"10 {hostname}.")
         add(domain, "TXT", text_value("v=spf1 mx -all"))
-        add(f"_dmarc.{domain}", "TXT", text_value(f"v=DMARC1; p=quarantine; rua=mailto:postmaster@{domain}"))
     for name in model.get("dns", {}).get("parked_domains", ()):
         # RFC 7505, RFC 7208 section 10.1.2, RFC 7489 section 6.3
         add(name, "MX", "0 .")
@@ -83,7 +82,11 @@ def record_set(
     for domain, keys in dkim_keys.items():
         for key in keys:
             add(f"{key['selector']}._domainkey.{domain}", "TXT", text_value(key["dns"]))
-    for name, kind, value in [*_client_records(model, domains), *_transport_records(model, domains)]:
+    for name, kind, value in [
+        *_sender_records(model),
+        *_client_records(model, domains),
+        *_transport_records(model, domains),
+    ]:
         add(name, kind, value)
     return sorted(found, key=zone_order)
 
@@ -108,6 +111,22 @@ def model_records(
     if tls["acme"] and tls["acme"]["caa"] and account["uri"]:
         found["caa"] = [f'0 issue "{tls["acme"]["caa"]}; accounturi={account["uri"]}"']
     return record_set(model, dkim_keys, **found)
+
+
+def _sender_records(model: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What receivers are told of mail from the domains, in the form of _client_records: DMARC (RFC 7489) and BIMI."""
+    found = []
+    for domain in model["domains"]:
+        if not domain["enabled"]:
+            continue
+        name = domain["name"]
+        policy = f"v=DMARC1; p={domain.get('dmarc', 'quarantine')}; rua=mailto:postmaster@{name}"
+        found.append((f"_dmarc.{name}", "TXT", text_value(policy)))
+        bimi = domain.get("bimi")
+        if bimi:
+            authority = f"; a={bimi['authority_url']}" if bimi["authority_url"] else ""
+            found.append((f"default._bimi.{name}", "TXT", text_value(f"v=BIMI1; l={bimi['logo_url']}{authority}")))
+    return found
 
 
 def _client_records(model: Mapping[str, Any], domains: list[str]) -> list[tuple[str, str, str]]:

@@ -13,6 +13,7 @@ from .errors import UNREADABLE, ModelError, Problems, Unreadable, key_shown, kin
 from .schema import check_variables
 from .values import (
     join_address,
+    parse_bimi_url,
     parse_choice,
     parse_domain,
     parse_email,
@@ -29,6 +30,7 @@ from .values import (
     parse_size,
     parse_text,
     parse_url,
+    parse_zone,
 )
 
 DERIVED_NAMES = ("abuse", "postmaster")  # RFC 2142: they must exist in every domain
@@ -39,6 +41,7 @@ TSIG_ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 
 T = TypeVar("T")
 MtaSts = Literal["none", "testing", "enforce"]
+Dmarc = Literal["none", "quarantine", "reject"]
 
 
 class Addresses(TypedDict):
@@ -82,10 +85,17 @@ class Dns(TypedDict):
     parked_domains: list[str]
 
 
+class Bimi(TypedDict):
+    logo_url: str
+    authority_url: str | None
+
+
 class Domain(TypedDict):
     name: str
     enabled: bool
     mta_sts: MtaSts
+    dmarc: Dmarc
+    bimi: Bimi | None
 
 
 class Mailbox(TypedDict):
@@ -309,7 +319,7 @@ class _Builder:
         zones: dict[str, str] = {}
         for zone, provider in self.mapping("mail_dns.zones", values["zones"]).items():
             path = f"mail_dns.zones.{key_shown(zone)}"
-            name = self.attempt(path, lambda text: parse_domain(str(text), "a zone"), zone)
+            name = self.attempt(path, lambda text: parse_zone(str(text)), zone)
             if not isinstance(provider, str) or provider not in providers:
                 if not isinstance(provider, Unreadable):
                     known = ", ".join(sorted(providers)) or "none is defined"
@@ -358,10 +368,24 @@ class _Builder:
         if name in self.domains:
             self.problems.error(f"{path}.name", f"{shown(name)} is already defined at {self.domain_paths[name]}")
             return name
-        policy: MtaSts = "none" if isinstance(entry["mta_sts"], Unreadable) else entry["mta_sts"]
-        self.domains[name] = {"name": name, "enabled": entry["enabled"] is True, "mta_sts": policy}
+        self.domains[name] = {
+            "name": name,
+            "enabled": entry["enabled"] is True,
+            "mta_sts": "none" if isinstance(entry["mta_sts"], Unreadable) else entry["mta_sts"],
+            "dmarc": "quarantine" if isinstance(entry["dmarc"], Unreadable) else entry["dmarc"],
+            "bimi": None if entry["bimi"] is None else self.bimi(f"{path}.bimi", entry),
+        }
         self.domain_paths[name] = path
         return name
+
+    def bimi(self, path: str, entry: dict[str, Any]) -> Bimi:
+        values = entry["bimi"]
+        if entry["dmarc"] == "none":
+            self.problems.error(path, "is not used with dmarc: none: remove it, or write dmarc: quarantine or reject")
+        return {
+            "logo_url": self.attempt(f"{path}.logo_url", parse_bimi_url, values["logo_url"]) or "",
+            "authority_url": self.attempt(f"{path}.authority_url", parse_bimi_url, values["authority_url"]) or None,
+        }
 
     def contents(self, path: str, entry: dict[str, Any], domain: str, quota: int) -> None:
         own = self.attempt(f"{path}.quota", parse_size, entry["quota"])

@@ -70,6 +70,18 @@ ALIAS_OPTIONS: Options = {
     },
 }
 
+BIMI_OPTIONS: Options = {
+    "logo_url": {
+        "type": "str",
+        "required": True,
+        "description": "The HTTPS URL of the logo, in the format SVG Tiny Portable/Secure.",
+    },
+    "authority_url": {
+        "type": "str",
+        "description": "The HTTPS URL of the mark certificate (PEM), which most mailbox providers ask for.",
+    },
+}
+
 DOMAIN_OPTIONS: Options = {
     "name": {
         "type": "str",
@@ -112,6 +124,20 @@ DOMAIN_OPTIONS: Options = {
         "description": [
             "The policy that other servers are given for mail to the domain (RFC 8461).",
             "With V(testing) they report what would fail, with V(enforce) they send by verified TLS only.",
+        ],
+    },
+    "dmarc": {
+        "type": "str",
+        "default": "quarantine",
+        "choices": ["none", "quarantine", "reject"],
+        "description": "What receivers are asked to do with mail that only pretends to be from the domain (RFC 7489).",
+    },
+    "bimi": {
+        "type": "dict",
+        "options": BIMI_OPTIONS,
+        "description": [
+            "The logo that mailbox providers may show beside the domain's mail (BIMI).",
+            "Not with O(mail_domains[].dmarc=none).",
         ],
     },
 }
@@ -241,6 +267,7 @@ DNS_OPTIONS: Options = {
         "default": {},
         "description": [
             "The zones to publish into, each with the name of its provider. Nothing is published when there are none.",
+            "A name such as C(_domainkey.example.org) can be a zone of its own, delegated by the owner of the rest.",
             "Keep a zone listed until the records of its last domain are removed.",
         ],
     },
