@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.mailwright.server.plugins.module_utils.dns import mta_sts
 from ansible_collections.mailwright.server.plugins.module_utils.dns.names import domain_error, selector_error
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value, zone_order
+from ansible_collections.mailwright.server.plugins.module_utils.reports import addresses
 
 DEFAULT_TTL = 3600
 MAX_NAME = 253
@@ -59,7 +60,7 @@ def record_set(
     for domain in domains:
         add(domain, "MX", f"10 {hostname}.")
         add(domain, "TXT", text_value("v=spf1 mx -all"))
-        add(f"_dmarc.{domain}", "TXT", text_value(f"v=DMARC1; p=quarantine; rua=mailto:postmaster@{domain}"))
+        add(f"_dmarc.{domain}", "TXT", text_value(f"v=DMARC1; p=quarantine; rua=mailto:{addresses.address(domain)}"))
     for domain, keys in dkim_keys.items():
         for key in keys:
             add(f"{key['selector']}._domainkey.{domain}", "TXT", text_value(key["dns"]))
@@ -89,7 +90,7 @@ def _transport_records(model: Mapping[str, Any], domains: list[str]) -> list[tup
     modes = {domain["name"]: domain.get("mta_sts", "none") for domain in model["domains"]}
     found = []
     for domain in domains:
-        reports = f"v=TLSRPTv1; rua=mailto:postmaster@{domain}"
+        reports = f"v=TLSRPTv1; rua=mailto:{addresses.address(domain)}"
         found.append((f"_smtp._tls.{domain}", "TXT", text_value(reports)))
         if modes[domain] != "none":
             policy = mta_sts.policy_text(modes[domain], model["hostname"])
