@@ -15,11 +15,18 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import dns.rrset
 import pytest
 import yaml
 import zones
+from ansible_collections.mailwright.server.tests.integration.test_planted_errors import (
+    Field,
+    Plant,
+    plant_and_compare,
+    planted_in,
+)
 from ansible_collections.mailwright.server.tests.integration.throwaway import Target, bare_host, recap
 from connection import wait_until
 
@@ -142,6 +149,23 @@ def test_it_is_issued_as_planned_and_the_next_run_changes_nothing(host: Target) 
     assert recap(host.site("--check", "--diff"), host.name)["changed"] == 0
     assert recap(host.site(), host.name)["changed"] == 0
     assert host.ssh("systemctl is-active certbot.timer").strip() == "active"
+
+
+@planted_in("acme")
+def test_a_planted_error_changes_nothing(host: Target, plant: Plant, tmp_path: Path) -> None:
+    collections = Path(host.lab.env["ANSIBLE_COLLECTIONS_PATH"])
+    field = Field(host, collections / "ansible_collections/mailwright/server", tmp_path)
+    # all templates at once: the DNS challenge has one more
+    acme = {
+        **host.variables["mail_tls"]["acme"],  # type: ignore[index]
+        "challenge": "dns-01",
+        "dns": {
+            "server": host.lab.address("ns1"),
+            "key_name": "acme",
+            "key_secret": host.lab.env["LAB_ACME_TSIG"],
+        },
+    }
+    plant_and_compare(field, plant, mail_tls={"acme": acme})
 
 
 def test_renewed_twice_without_a_failed_handshake_and_with_the_same_key(host: Target) -> None:
