@@ -30,6 +30,8 @@ UNITS: tuple[tuple[str, str | None], ...] = (
     ("clamav-daemon.service", "clamav"),
     ("clamav-freshclam.service", "clamav"),
     ("postfix-mta-sts-resolver.service", "mta_sts_outbound"),
+    ("mailwright-reports.timer", None),
+    ("mailwright-dmarc-reports.timer", "dmarc_reports"),
 )
 JAILS: tuple[tuple[str, str | None], ...] = (
     ("sshd", None),
