@@ -127,7 +127,9 @@ class Handshakes:
 def test_a_name_that_does_not_exist_is_one_clear_error_and_mail_works(host: Target) -> None:
     done = host.site()
     assert recap(done, host.name)["failed"] == 1
-    (line,) = [line for line in done.stdout.splitlines() if "No certificate from" in line and "msg" in line]
+    lines = [line for line in done.stdout.splitlines() if "No certificate from" in line and "msg" in line]
+    assert len(lines) == 1, done.stdout[-3000:]
+    (line,) = lines
     assert f"{HOSTNAME}: " in line
     assert "self-signed certificate that is valid until" in line
     assert "must" in line.partition(HOSTNAME)[2]
