@@ -391,9 +391,7 @@ GOOD_ROLES = {name: cluster.Role(True, False, ()) for name in cluster.ROLES} | {
 GOOD_DATABASES = {
     "mailwright": cluster.Database(
         "mailwright",
-        frozenset(
-            {(role, "CONNECT") for role in cluster.ROLES}
-        ),
+        frozenset({(role, "CONNECT") for role in cluster.ROLES}),
     ),
     "roundcube": cluster.Database("roundcube", frozenset({("roundcube", "CONNECT")})),
 }

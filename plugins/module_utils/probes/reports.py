@@ -45,7 +45,8 @@ class Seen(NamedTuple):
 
 
 QUERY = """
-SELECT count(*), count(*) FILTER (WHERE authenticated), (SELECT max(received_at) FROM reports.report WHERE authenticated)
+SELECT count(*), count(*) FILTER (WHERE authenticated),
+       (SELECT max(received_at) FROM reports.report WHERE authenticated)
   FROM reports.report WHERE received_at > now() - make_interval(days => %(days)s)
 """
 ASIDE = "SELECT count(*) FROM reports.aside WHERE received_at > now() - make_interval(days => %(days)s)"

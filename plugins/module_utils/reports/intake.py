@@ -16,7 +16,7 @@ import hashlib
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from ansible_collections.mailwright.server.plugins.module_utils.reports import message
@@ -82,7 +82,7 @@ def _take_one(connection: Any, hostname: str, spool: str, name: str) -> Tally:
     path = os.path.join(spool, "new", name)
     with open(path, "rb") as stream:
         data = stream.read()
-        received = datetime.fromtimestamp(os.fstat(stream.fileno()).st_mtime, timezone.utc)  # noqa: UP017
+        received = datetime.fromtimestamp(os.fstat(stream.fileno()).st_mtime, UTC)
     letter = message.read(data, hostname)
     try:
         with connection.transaction():
@@ -130,7 +130,8 @@ def store(connection: Any, letter: message.Letter, received: datetime) -> tuple[
 def _insert(connection: Any, table: str, row: Mapping[str, object], more: str = "") -> Any:
     """INSERT of constants of this file and parameters."""
     marks = ", ".join(["%s"] * len(row))
-    return connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks}) {more}", list(row.values()))
+    statement = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks}) {more}"  # noqa: S608
+    return connection.execute(statement, list(row.values()))
 
 
 def _insert_report(connection: Any, letter: message.Letter, document: message.Document, received: datetime) -> Any:

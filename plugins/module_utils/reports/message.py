@@ -26,6 +26,8 @@ MAX_BYTES = 32 * 2**20
 MAX_PARTS = 50
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 _BOM = b"\xef\xbb\xbf"
+# What people read; a report there would have a file's name.
+_BODIES = ("text/plain", "text/html")
 _RESULT = re.compile(r"\b(dmarc|dkim)\s*=\s*([a-z]+)", re.IGNORECASE)
 
 
@@ -100,10 +102,13 @@ def _unpacked(part: Message, budget: _Budget) -> Iterator[bytes]:
         yield budget.take(_gunzip(data, budget.left))
     elif data.startswith(_ZIP):
         yield from _unzip(data, budget)
-    elif part.get_content_type() != "text/html" and (part.get_filename() or part.get_content_maintype() != "text"
-                                                     or part.get_content_type() == "text/xml"):  # fmt: skip
-        if data.removeprefix(_BOM).lstrip()[:1] in (b"<", b"{"):
-            yield budget.take(data)
+    elif _first(data) in (b"<", b"{") and (part.get_filename() or part.get_content_type() not in _BODIES):
+        yield budget.take(data)
+
+
+def _first(data: bytes) -> bytes:
+    """The first character that is no space."""
+    return data.removeprefix(_BOM).lstrip()[:1]
 
 
 def _gunzip(data: bytes, limit: int) -> bytes:
@@ -138,8 +143,8 @@ def _unzip(data: bytes, budget: _Budget) -> Iterator[bytes]:
 
 
 def _parse(data: bytes) -> Document:
-    json = data.removeprefix(_BOM).lstrip()[:1] == b"{"
-    return Document(hashlib.sha256(data).hexdigest(), tls.parse(data) if json else dmarc.parse(data))
+    report = tls.parse(data) if _first(data) == b"{" else dmarc.parse(data)
+    return Document(hashlib.sha256(data).hexdigest(), report)
 
 
 def _sender_domain(message: Message) -> str:
@@ -155,6 +160,6 @@ def _authenticated(message: Message, hostname: str, sender_domain: str) -> bool:
         name, _semicolon, results = str(value).partition(";")
         if name.split()[:1] == [hostname]:
             verdicts = {kind.lower(): result.lower() for kind, result in reversed(_RESULT.findall(results))}
-            signed = re.search(r"dkim\s*=\s*pass[^;]*header\.[di]=@?" + re.escape(sender_domain) + r"(?=[\s;]|$)", results)
+            signed = re.search(rf"dkim\s*=\s*pass[^;]*header\.d={re.escape(sender_domain)}(?=[\s;]|$)", results)
             return bool(sender_domain) and (verdicts.get("dmarc") == "pass" or signed is not None)
     return False

@@ -93,9 +93,7 @@ def _policy(entry: dict[str, Any]) -> Policy:
 
 def _failure(entry: dict[str, Any]) -> Failure:
     # reporters leave out what they do not know, the number of sessions too when it is one
-    reasons = (
-        values.optional_text(entry.get(key), key) for key in ("failure-reason-code", "additional-information")
-    )
+    reasons = (values.optional_text(entry.get(key), key) for key in ("failure-reason-code", "additional-information"))
     return Failure(
         result_type=values.text(entry.get("result-type"), "result-type", 60).lower(),
         sending_ip=values.optional_address(entry.get("sending-mta-ip"), "sending-mta-ip"),

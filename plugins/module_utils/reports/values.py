@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 MAX_TEXT = 500
 MAX_COUNT = 2**63 - 1
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017  # ansible-test imports this with Python 3.9 too
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_SECOND = 2**33
 
 
@@ -90,10 +90,9 @@ def timestamp(value: object, what: str) -> datetime:
     """A time as RFC 3339 writes it, in UTC."""
     found = text(value, what, 60)
     try:
-        # before Python 3.11 fromisoformat does not know Z
-        when = datetime.fromisoformat(re.sub(r"[Zz]$", "+00:00", found))
+        when = datetime.fromisoformat(found)
         if when.tzinfo is None:
-            when = when.replace(tzinfo=timezone.utc)  # noqa: UP017
+            when = when.replace(tzinfo=UTC)
         return seconds(int((when - _EPOCH).total_seconds()), what)
     except (ValueError, OverflowError) as error:
         raise ReportError(f"{what} is {found!r}, no time") from error
