@@ -212,13 +212,13 @@ def test_no_report_is_lost_or_doubled_whatever_stops_the_intake(server: Server, 
     chance = random.Random(intake)
     while waiting(server) and interrupted < ENOUGH and kills < 40:
         before = len(waiting(server))
-        # the start takes longest; then a message takes some milliseconds
-        pause = chance.uniform(0.1, 1.0)
-        if kills % 8 == 7:
-            stop = "systemctl restart postgresql@17-main.service"
-        else:
-            stop = f"systemctl kill --signal=KILL {SERVICE}"
-        server.run(f"systemctl start --no-block {SERVICE}; sleep {pause}; {stop} || true")
+        # as soon as the first message is done, or some milliseconds later
+        stop = "systemctl restart postgresql@17-main" if kills % 3 == 2 else f"systemctl kill --signal=KILL {SERVICE}"
+        server.run(
+            f"systemctl reset-failed {SERVICE} 2>/dev/null; systemctl start --no-block {SERVICE}; "
+            f"while [ $(ls {SPOOL}/new | wc -l) -ge {before} ]; do sleep 0.005; done; "
+            f"sleep {chance.uniform(0, 0.05)}; {stop} || true"
+        )
         wait_until(lambda: server.show(SERVICE, "ActiveState") in ("inactive", "failed"), 60, "the intake ended")
         after = len(waiting(server))
         interrupted += 0 < after < before

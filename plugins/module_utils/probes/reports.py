@@ -113,7 +113,7 @@ def probe() -> list[Result]:
     address = "dbname=mailwright host=/run/postgresql user=reports connect_timeout=5"
     with psycopg.connect(address, autocommit=True) as connection:
         days = {"days": DAYS}
-        counts = connection.execute(QUERY, days).fetchone() or (0, 0, None)
-        aside = connection.execute(ASIDE, days).fetchone() or (0,)
+        reports, authenticated, last = connection.execute(QUERY, days).fetchone()
+        (aside,) = connection.execute(ASIDE, days).fetchone()
         domains = tuple(Domain(*row) for row in connection.execute(DOMAINS, days))
-    return [evaluate(Seen(*counts, *aside, domains), waiting, now)]
+    return [evaluate(Seen(reports, authenticated, last, aside, domains), waiting, now)]
