@@ -146,7 +146,8 @@ results:
       description: What was looked at.
       type: str
     group:
-      description: One of V(services), V(ports), V(certificates), V(dns), V(queue), V(system) and V(delivery).
+      description: One of V(services), V(ports), V(certificates), V(dns), V(queue), V(system), V(delivery) and
+        V(reports).
       type: str
     status:
       description: One of V(ok), V(warn), V(fail) and V(skip).
@@ -187,6 +188,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.probes import (
     imap,
     queue,
     renewal,
+    reports,
     services,
     smtp,
     system,
@@ -281,6 +283,7 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
         Probe("memory", "system", system.probe_memory),
         Probe("reboot", "system", system.probe_reboot),
         Probe("updates", "system", system.probe_updates, 16.0),
+        Probe("others", "reports", reports.probe),
         # what is left over is removed after the time is up
         Probe("message", "delivery", lambda: delivery.probe(hostname), delivery.SECONDS + 15),
     ]

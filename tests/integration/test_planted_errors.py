@@ -110,6 +110,8 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("acme", "/etc/mailwright/acme/settings.json", "no-hostname", swapped("'hostname'", "'hostnam'")),
     ("acme", "/etc/mailwright/acme/ca.pem", "no-certificate",
      swapped("{{ lookup('ansible.builtin.file', mail_model.tls.acme.ca_file) }}", f"-----BEGIN {GARBAGE}-----")),
+    ("reports", "/etc/systemd/system/mailwright-reports.timer", "bad-time", swapped("*:0/5", "*:0/five")),
+    ("reports", "/etc/systemd/system/mailwright-reports.service", "unknown-key", swapped("UMask=", "Umaks=")),
     ("roundcube", "/etc/nginx/mailwright.d/webmail.conf", "wrong-path", added("include /etc/nginx/none.conf;")),
     ("roundcube", "/etc/php/8.4/fpm/pool.d/www.conf", "no-such-user", swapped("user = www-data", "user = nobody2")),
 ]  # fmt: skip
@@ -191,6 +193,7 @@ UNITS = {
     "web": ["nginx.service"],
     "mta_sts": ["postfix-mta-sts-resolver.service"],
     "acme": ["certbot.timer"],
+    "reports": ["mailwright-reports.timer", "mailwright-dmarc-reports.timer"],
     "roundcube": ["php8.4-fpm.service", "nginx.service"],
 }
 
@@ -216,6 +219,7 @@ QUESTIONS = {
     "clamav": (f"python3 -c '{PING_CLAMD}'", "PONG"),
     "mta_sts": ("postmap -q status.invalid socketmap:inet:127.0.0.1:8461:postfix 2>&1 || echo none", "none"),
     "rspamd": (f"python3 -c '{PING_RSPAMD}'", "pong"),
+    "reports": ("systemctl start mailwright-reports.service && echo read", "read"),
 }
 
 

@@ -105,6 +105,7 @@ def test_whole_model() -> None:
             "fulltext": True,
             "autoconfig": True,
             "mta_sts_outbound": True,
+            "dmarc_reports": True,
         },
         "tls": {
             "mode": "files",
@@ -121,6 +122,7 @@ def test_whole_model() -> None:
             "resolvers": [],
             "parked_domains": [],
         },
+        "reports_from": "mail-reports@acme.test",
         "domains": [{"name": "acme.test", "enabled": True, "mta_sts": "none", "dmarc": "quarantine", "bimi": None}],
         "mailboxes": [
             {
@@ -138,6 +140,7 @@ def test_whole_model() -> None:
         "aliases": [
             {"address": "abuse@acme.test", "destination": "hostmaster@acme.test"},
             {"address": "hostmaster@acme.test", "destination": "alice@acme.test"},
+            {"address": "mail-reports@acme.test", "destination": "reports@mailwright.invalid"},
             {"address": "postmaster@acme.test", "destination": "hostmaster@acme.test"},
         ],
         "senders": [
@@ -625,6 +628,28 @@ def test_postmaster_and_abuse() -> None:
     assert destinations(built, "postmaster@b.test") == []
     assert destinations(built, "abuse@b.test") == ["hostmaster@acme.test"]
     assert destinations(built, "postmaster@c.test") == []
+
+
+def test_reports_go_to_the_intake_unless_the_domain_says_otherwise() -> None:
+    made = with_aliases({"name": "mail-reports", "to": ["alice"]})
+    made["mail_domains__b"] = [{"name": "b.test"}, {"name": "c.test", "enabled": False}]
+    built = build_model(made)
+    assert destinations(built, "mail-reports@acme.test") == ["alice@acme.test"]
+    assert destinations(built, "mail-reports@b.test") == ["reports@mailwright.invalid"]
+    assert destinations(built, "mail-reports@c.test") == []
+
+
+def test_reports_come_from_the_administrators_domain_or_the_first_one() -> None:
+    made = inventory()
+    made["mail_domains__b"] = [{"name": "aaa.test"}]
+    assert build_model(made).model["reports_from"] == "mail-reports@acme.test"
+    made["mail_admin"] = "someone@elsewhere.example"
+    assert build_model(made).model["reports_from"] == "mail-reports@aaa.test"
+    assert build_model({**made, "mail_domains": [], "mail_domains__b": []}).model["reports_from"] == ""
+
+
+def test_an_administrator_of_that_name_must_exist() -> None:
+    assert "'mail-reports@acme.test' does not exist" in only_error(inventory(mail_admin="mail-reports@acme.test"))
 
 
 def test_postmaster_of_a_domain_that_is_switched_off() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from ansible_collections.mailwright.server.plugins.module_utils.dns import mta_sts
 from ansible_collections.mailwright.server.plugins.module_utils.dns.names import domain_error, selector_error
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value, zone_order
+from ansible_collections.mailwright.server.plugins.module_utils.reports import addresses
 
 DEFAULT_TTL = 3600
 MAX_NAME = 253
@@ -120,7 +121,7 @@ def _sender_records(model: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if not domain["enabled"]:
             continue
         name = domain["name"]
-        policy = f"v=DMARC1; p={domain.get('dmarc', 'quarantine')}; rua=mailto:postmaster@{name}"
+        policy = f"v=DMARC1; p={domain.get('dmarc', 'quarantine')}; rua=mailto:{addresses.address(name)}"
         found.append((f"_dmarc.{name}", "TXT", text_value(policy)))
         bimi = domain.get("bimi")
         if bimi:
@@ -150,7 +151,7 @@ def _transport_records(model: Mapping[str, Any], domains: list[str]) -> list[tup
     modes = {domain["name"]: domain.get("mta_sts", "none") for domain in model["domains"]}
     found = []
     for domain in domains:
-        reports = f"v=TLSRPTv1; rua=mailto:postmaster@{domain}"
+        reports = f"v=TLSRPTv1; rua=mailto:{addresses.address(domain)}"
         found.append((f"_smtp._tls.{domain}", "TXT", text_value(reports)))
         if modes[domain] != "none":
             policy = mta_sts.policy_text(modes[domain], model["hostname"])

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
+from ansible_collections.mailwright.server.plugins.module_utils.reports import addresses
+
 from .errors import UNREADABLE, ModelError, Problems, Unreadable, key_shown, kind, shown
 from .schema import check_variables
 from .values import (
@@ -128,6 +130,7 @@ class Model(TypedDict):
     features: dict[str, bool]
     tls: Tls
     dns: Dns
+    reports_from: str
     domains: list[Domain]
     mailboxes: list[Mailbox]
     aliases: list[Alias]
@@ -232,11 +235,18 @@ class _Builder:
             "features": features,
             "tls": self.tls(values["mail_tls"], hostname, admin.address if admin else "", features),
             "dns": self.dns(values["mail_dns"], hostname),
+            "reports_from": self.reports_from(admin),
             "domains": [self.domains[name] for name in sorted(self.domains)],
             "mailboxes": [self.mailboxes[address] for address in sorted(self.mailboxes)],
             "aliases": self.alias_rows(),
             "senders": self.sender_rows(),
         }
+
+    def reports_from(self, admin: _Reference | None) -> str:
+        """Whom reports to others come from: the administrator's domain if it is hosted here, else the first one."""
+        enabled = [name for name in sorted(self.domains) if self.domains[name]["enabled"]]
+        own = [admin.domain] if admin and admin.domain in enabled else enabled[:1]
+        return addresses.address(own[0]) if own else ""
 
     def addresses(self, values: list[object] | None, defaults: Iterable[object]) -> Addresses:
         found = []
@@ -491,7 +501,14 @@ class _Builder:
         return self.attempt("mail_admin", parse, value)
 
     def derive(self, admin: _Reference | None) -> None:
-        """Give postmaster and abuse to the administrator where the domain does not define them."""
+        """Give postmaster and abuse to the administrator, and reports to the intake, where the domain does not
+        define them."""
+        mailbox = addresses.MAILBOX.partition("@")
+        for name, domain in self.domains.items():
+            address = addresses.address(name)
+            if domain["enabled"] and address not in self.owners and not (admin and address == admin.address):
+                self.owners[address] = "reports"
+                self.aliases[address] = [_Reference("reports", mailbox[0], mailbox[2])]
         if admin is None:
             return
         if admin.domain in self.domains:
@@ -538,8 +555,8 @@ class _Builder:
         enabled = self.domains[reference.domain]["enabled"]
         # a catch-all must lead to an address that exists: another catch-all would only hide a slip of the pen
         absent = target is None or (catch_all and target.startswith("@"))
-        # where a domain is switched off, postmaster and abuse are not derived: switching must not make a mistake
-        if absent and (enabled or reference.local_part not in DERIVED_NAMES):
+        # where a domain is switched off, these are not derived: switching must not make a mistake
+        if absent and (enabled or reference.local_part not in (*DERIVED_NAMES, addresses.LOCAL_PART)):
             self.missing.add(reference.path)
             if reference.domain not in self.unsure:
                 self.problems.error(

@@ -157,6 +157,11 @@ FEATURE_OPTIONS: Options = {
         "default": True,
         "description": "Keep to the MTA-STS policies of the domains that mail is sent to.",
     },
+    "dmarc_reports": {
+        "type": "bool",
+        "default": True,
+        "description": "Tell the domains that mail came from, once a day, how it fared by their DMARC policy.",
+    },
 }
 
 ACME_DNS_OPTIONS: Options = {

@@ -32,6 +32,8 @@ UNITS: tuple[tuple[str, str | None], ...] = (
     ("postsrsd.service", None),
     ("postfix-mta-sts-resolver.service", "mta_sts_outbound"),
     ("mailwright-index.timer", "fulltext"),
+    ("mailwright-reports.timer", None),
+    ("mailwright-dmarc-reports.timer", "dmarc_reports"),
 )
 JAILS: tuple[tuple[str, str | None], ...] = (
     ("sshd", None),
