@@ -120,7 +120,7 @@ results:
       description: What was looked at.
       type: str
     group:
-      description: One of V(services), V(ports), V(certificates), V(dns), V(queue), V(system) and V(delivery).
+      description: One of V(services), V(ports), V(certificates), V(dns), V(dkim), V(queue), V(system) and V(delivery).
       type: str
     status:
       description: One of V(ok), V(warn), V(fail) and V(skip).
@@ -156,6 +156,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mailwright.server.plugins.module_utils.probes import (
     delivery,
     disk,
+    dkim,
     dns,
     imap,
     queue,
@@ -246,6 +247,7 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
     return [
         *probes,
         Probe("dns", "dns", lambda: dns.probe(model, QUESTION), DNS_TOTAL),
+        Probe("dkim", "dkim", lambda: dkim.probe([domain["name"] for domain in params["domains"] if domain["enabled"]])),
         Probe("queue", "queue", lambda: queue.probe(delivery.RECIPIENT)),
         Probe("disk", "system", disk.probe),
         Probe("memory", "system", system.probe_memory),
