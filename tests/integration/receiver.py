@@ -33,11 +33,12 @@ from connection import Lab, message, wait_until
 SENDERS = ("alice@acme.test", "bob@acme.test", "carol@globex.test")
 INTERVAL = 0.1
 BOTH = {"rsa-sha256", "ed25519-sha256"}
-# Runs on peer: prints dave's messages with a token, one a line, and takes them away.
+# Runs on peer, as long as the connection lasts: prints dave's messages with a token, one a line, and takes them away.
 FETCH = """
 import base64, os, sys, time
 box, token, foreign = os.path.expanduser("~dave/Maildir/new"), sys.argv[1].encode(), set()
-while True:
+parent = os.getppid()
+while os.getppid() == parent:
     for name in set(os.listdir(box) if os.path.isdir(box) else ()) - foreign:
         path = os.path.join(box, name)
         with open(path, "rb") as stream:
@@ -49,7 +50,8 @@ while True:
             foreign.add(name)
     time.sleep(0.1)
 """
-SELECTORS = "while :; do ls /var/lib/mailwright/dkim/*/*.key; sleep 0.2; done"
+# Runs on the mail server, until nobody reads (the status is then above 128).
+SELECTORS = "while ls /var/lib/mailwright/dkim/*/*.key; [ $? -le 2 ]; do sleep 0.2; done"
 
 
 @dataclass(frozen=True)

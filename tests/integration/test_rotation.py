@@ -28,8 +28,8 @@ from connection import Lab
 PLAYBOOK = Path(__file__).with_name("rotation.yml")
 KILLER = Path(__file__).parent / "killer/sitecustomize.py"
 STORE = "/var/lib/mailwright/dkim"
-# Days after the start of a cycle: half a year in one leap, then as often as keys need, then the waits.
-DAYS = (181, 181.1, 181.5, 182, *range(183, 230, 1))
+# Days after the start of a cycle: half a year in one leap, then as often as new keys need, then the waits.
+DAYS = (181, 181.1, 181.2, *range(183, 240, 2))
 
 
 def begin_anew(lab: Lab) -> None:
@@ -234,7 +234,7 @@ def state_of(text: str) -> dict[str, str]:
 
 
 class Backwards(Undisturbed):
-    """Before each run one with both clocks three days back, and one with the host's alone, or the observer's."""
+    """Before each run one with both clocks three days back, and one with the host's alone or the observer's, in turn."""
 
     def begin(self) -> None:
         self.behind = self.ignored = 0
@@ -243,16 +243,16 @@ class Backwards(Undisturbed):
         self.run(days - 3)
         self.behind += '"seen"' in self.all_states()
         before = state_of(self.all_states())
-        for host, observer in ((days - 3, days), (days, days - 3)):
-            done = self.attempt(host, observer)
-            assert done.returncode == 0, done.stdout[-4000:]
-            self.ignored += "off this host's clock" in " ".join((done.stdout + done.stderr).split())
+        host, observer = (days - 3, days) if self.ignored % 2 else (days, days - 3)
+        done = self.attempt(host, observer)
+        assert done.returncode == 0, done.stdout[-4000:]
+        self.ignored += "off this host's clock" in " ".join((done.stdout + done.stderr).split())
         after = state_of(self.all_states())
         assert set(before.items()) <= set(after.items())
         return self.run(days)
 
     def caused(self) -> str:
-        assert self.behind >= 3 and self.ignored >= 10, (self.behind, self.ignored)
+        assert self.behind >= 3 and self.ignored >= 8, (self.behind, self.ignored)
         return f"{self.behind} runs with a clock behind, {self.ignored} whose observations were ignored"
 
 
@@ -333,13 +333,12 @@ def test_no_message_is_unsigned_or_fails_while_keys_rotate(
         with continuous_mail(lab) as mail:
             for days in DAYS:
                 seen.append(scene.step(days))
-                clock_end = days + 1
                 if len(seen) > 3 and set(seen[-1]) == {"active"}:
                     break
             messages = mail.finish()
     finally:
         scene.end()
-        clock.days += clock_end if seen else 1
+        clock.days += DAYS[len(seen)] + 1
     after = set(state_of(scene.all_states()))
     passed = set(itertools.chain.from_iterable(seen))
     assert {"active", "retiring", "revoked"} <= passed and passed & {"generated", "published", "propagated"}

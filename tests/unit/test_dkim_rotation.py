@@ -161,10 +161,13 @@ def test_a_new_key_does_not_sign_before_every_server_has_it(sight: str) -> None:
     assert states(after)["r1"] == "active" and states(after)["r2"] != "active"
 
 
-def test_a_new_key_waits_for_the_longer_of_ttl_and_negative_ttl() -> None:
+@pytest.mark.parametrize(("ttl", "negative_ttl"), [(TTL, NEGATIVE_TTL), (10800.0, 900.0)])
+def test_a_new_key_waits_for_the_longer_of_ttl_and_negative_ttl(ttl: float, negative_ttl: float) -> None:
     state = State((key("r1", live=True, created=days(-200)), key("r2", "published", waited=0.0)), clock=START)
-    assert states(move(state, at(NEGATIVE_TTL - 1), r1="live", r2="live")[0]) == {"r1": "active", "r2": "published"}
-    assert states(move(state, at(NEGATIVE_TTL), r1="live", r2="live")[0]) == {"r1": "retiring", "r2": "active"}
+    for wait, r1, r2 in ((-1, "active", "published"), (0, "retiring", "active")):
+        now = at(max(ttl, negative_ttl) + wait)
+        sightings = {selector: Sighting("live", now, ttl, negative_ttl) for selector in ("r1", "r2")}
+        assert states(move(state, now, RSA_ONLY, {"sightings": sightings})[0]) == {"r1": r1, "r2": r2}
 
 
 @pytest.mark.parametrize("sight", ["absent", "other", "mixed"])
