@@ -273,6 +273,12 @@ def test_a_compromised_ed25519_key_is_revoked_at_once() -> None:
     assert signers(after) == ["r1"]
 
 
+def test_where_both_keys_are_compromised_both_sign_until_their_successors_have_propagated() -> None:
+    state = State((key("r1", live=True), key("e1", live=True)))
+    after, _actions = move(state, START, Policy(compromised=None), r1="live", e1="live")
+    assert states(after) == {"r1": "active", "e1": "active", "r9": "generated", "e9": "generated"}
+
+
 def test_immediate_revokes_before_the_successor_is_published() -> None:
     state = State((key("r1", live=True), key("e1", live=True)))
     after, _actions = move(state, START, Policy(compromised=frozenset({"r1"}), immediate=True))
@@ -355,6 +361,14 @@ def test_a_domain_that_returns_signs_with_its_retiring_key() -> None:
 def test_a_revoked_key_never_returns() -> None:
     state = State((key("r1", "revoked"),))
     assert states(move(state, days(1))[0]) == {"r1": "revoked", "r9": "active"}
+
+
+@pytest.mark.parametrize(("used", "tombstones"), [({"r1"}, set()), (set(), {"r1"})])
+def test_a_key_file_of_a_selector_that_is_gone_is_deleted_and_not_taken_in(used: set[str], tombstones: set[str]) -> None:
+    state = State((key("r2", live=True),), used=frozenset(used))
+    host = {"found": {"r1": ("rsa", "v=DKIM1; k=rsa; p=r1")}, "files": frozenset({"r1", "r2"}),
+            "tombstones": frozenset(tombstones)}  # fmt: skip
+    assert move(state, days(1), RSA_ONLY, host) == (state, [Erase("r1")])
 
 
 def test_a_restored_state_does_not_bring_a_revoked_key_back() -> None:
