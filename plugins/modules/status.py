@@ -247,7 +247,9 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
     return [
         *probes,
         Probe("dns", "dns", lambda: dns.probe(model, QUESTION), DNS_TOTAL),
-        Probe("dkim", "dkim", lambda: dkim.probe([domain["name"] for domain in params["domains"] if domain["enabled"]])),
+        Probe(
+            "dkim", "dkim", lambda: dkim.probe([domain["name"] for domain in params["domains"] if domain["enabled"]])
+        ),
         Probe("queue", "queue", lambda: queue.probe(delivery.RECIPIENT)),
         Probe("disk", "system", disk.probe),
         Probe("memory", "system", system.probe_memory),

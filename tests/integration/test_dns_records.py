@@ -499,3 +499,25 @@ def test_verification_waits_until_it_is_there(stage: Stage) -> None:
     server = parse_server(stage.server.server)
     (seen,) = verify({zone: [late]}, {zone: [server]}, 60, sleep=publish_meanwhile)
     assert seen.everywhere and pauses[:2] == [1.0, 2.0]
+
+
+def test_by_hand_it_waits_until_somebody_has_entered_the_records(stage: Stage, tmp_path: Path) -> None:
+    zone = stage.zones[0]
+    by_hand: dict[str, Any] = {
+        "providers": {"hand": {"type": "manual", "path": str(tmp_path / "zones")}}, "zones": {zone: "hand"},
+        "verify": True, "verify_servers": {zone: stage.server.server},
+    }  # fmt: skip
+    wanted = [record(zone, "MX", "10 mx1.acme.test."), record(f"x.{zone}", "TXT", text_value("entered by hand"))]
+    early = stage.run(wanted, verify_timeout=2, **by_hand)
+    assert early["failed"] and "not served everywhere after 2 s" in early["msg"] and f"{zone}. MX" in early["msg"]
+
+    def enter() -> None:
+        """What a person does: from the file into the zone."""
+        file = open_provider(by_hand["providers"]["hand"])
+        stage.provider.apply(f"{zone}.", [Change(None, rrset) for rrset in file.records(f"{zone}.")])
+
+    person = threading.Timer(5, enter)
+    person.start()
+    late = stage.run(wanted, verify_timeout=100, **by_hand)
+    person.join()
+    assert not late.get("failed") and not late["changed"] and all(not one["disagree"] for one in late["verified"])

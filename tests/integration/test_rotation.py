@@ -234,7 +234,7 @@ def state_of(text: str) -> dict[str, str]:
 
 
 class Backwards(Undisturbed):
-    """Before each run one with both clocks three days back, and one with the host's alone or the observer's, in turn."""
+    """Before each run one with both clocks three days back, and one with one of them, in turn."""
 
     def begin(self) -> None:
         self.behind = self.ignored = 0
@@ -336,6 +336,8 @@ def test_no_message_is_unsigned_or_fails_while_keys_rotate(
                 if len(seen) > 3 and set(seen[-1]) == {"active"}:
                     break
             messages = mail.finish()
+        taken = time.monotonic() - started
+        caused = scene.caused()
     finally:
         scene.end()
         clock.days += DAYS[len(seen)] + 1
@@ -347,8 +349,8 @@ def test_no_message_is_unsigned_or_fails_while_keys_rotate(
     assert len(before) == 4
     gaps = [later - earlier for earlier, later in itertools.pairwise(mail.sent)]
     print(
-        f"\n{fault.__name__}: {len(messages)} messages in {time.monotonic() - started:.0f} s, one every "
-        f"{1000 * statistics.median(gaps):.0f} ms (median), {len(seen)} steps; {scene.caused()}"
+        f"\n{fault.__name__}: {len(messages)} messages in {taken:.0f} s, one every "
+        f"{1000 * statistics.median(gaps):.0f} ms (median), {len(seen)} steps; {caused}"
     )
     assert len({one.number for one in messages}) == len(messages) == len(mail.sent) > 300
     assert [one for one in messages if one.problems] == []

@@ -361,7 +361,7 @@ def test_killed_at_every_write_the_next_run_goes_on(tmp_path: Path, seed: int) -
 
 
 def test_killed_while_keys_are_made_nothing_is_left_that_holds_lock_or_connection(tmp_path: Path) -> None:
-    """The workers have inherited the store's lock and the standard output, which is the connection to the controller."""
+    """The workers inherit the store's lock and the standard output, which is the connection to the controller."""
     lock = tmp_path / "lock"
     script = (
         f"import fcntl; lock = open({str(lock)!r}, 'w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"

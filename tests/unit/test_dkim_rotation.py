@@ -364,7 +364,9 @@ def test_a_revoked_key_never_returns() -> None:
 
 
 @pytest.mark.parametrize(("used", "tombstones"), [({"r1"}, set()), (set(), {"r1"})])
-def test_a_key_file_of_a_selector_that_is_gone_is_deleted_and_not_taken_in(used: set[str], tombstones: set[str]) -> None:
+def test_a_key_file_of_a_selector_that_is_gone_is_deleted_and_not_taken_in(
+    used: set[str], tombstones: set[str]
+) -> None:
     state = State((key("r2", live=True),), used=frozenset(used))
     host = {"found": {"r1": ("rsa", "v=DKIM1; k=rsa; p=r1")}, "files": frozenset({"r1", "r2"}),
             "tombstones": frozenset(tombstones)}  # fmt: skip

@@ -47,4 +47,4 @@ def unlink(path: Any, **keywords: Any) -> None:
         _kill_once(os.fspath(path), b"")
 
 
-os.rename, os.unlink = rename, unlink
+os.rename, os.unlink = rename, unlink  # type: ignore[assignment]

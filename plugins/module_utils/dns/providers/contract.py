@@ -12,7 +12,6 @@ from typing import Protocol, TypeVar
 
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset
 
-
 T = TypeVar("T")
 # How often a listing is asked for before one that is cut is an error.
 LISTINGS = 3
