@@ -177,6 +177,14 @@ def test_a_new_key_that_vanishes_begins_anew(sight: str) -> None:
     assert states(after) == {"r1": "active", "r2": "generated"}
 
 
+@pytest.mark.parametrize("sight", ["absent", "other", "mixed"])
+def test_a_key_whose_record_vanished_is_verified_again_after_the_wait(sight: str) -> None:
+    state = State((key("r1", live=True),))
+    for seconds, seen_as, verified in ((0, sight, False), (60, "live", False), (60 + NEGATIVE_TTL, "live", True)):
+        state, _actions = move(state, at(seconds), r1=seen_as)
+        assert next(k for k in state.keys if k.selector == "r1").verified is verified
+
+
 def retiring(waited: float | None) -> State:
     old = key("r1", "retiring", since=days(-9), waited=waited)
     return State((old, key("r2", live=True)), clock=days(-1) if waited is not None else None)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import requests
+import yaml
 from ansible_collections.mailwright.server.plugins.module_utils.dns.canonical import text_octets
 from ansible_collections.mailwright.server.plugins.module_utils.dns.ledger_file import read_ledger
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.cloudflare import Cloudflare
@@ -26,6 +27,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.ht
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.ovh import Ovh
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.route53 import Route53
 from ansible_collections.mailwright.server.plugins.module_utils.dns.publish import Job, publish
+from ansible_collections.mailwright.server.plugins.module_utils.dns.records import record_set
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value
 from ansible_collections.mailwright.server.tests.provider_contract import (
     CHECKS,
@@ -49,8 +51,10 @@ from ansible_collections.mailwright.server.tests.unit.providers.imitations impor
     route53,
 )
 from ansible_collections.mailwright.server.tests.unit.providers.imitations.server import Imitation
+from ansible_collections.mailwright.server.tests.unit.test_dns_records import KEYS, MODEL
 from moto.server import ThreadedMotoServer
 
+ROOT = Path(__file__).resolve().parents[3]
 Make = Callable[[str, bool, Transport], Provider]
 WRONG = "not-the-secret-f00d"
 
@@ -205,6 +209,12 @@ def test_the_imitation_has_the_declared_limits(imitation: tuple[Case, Imitation]
     case, server = imitation
     assert case.provider.capabilities.minimum_ttl == server.minimum_ttl
     assert case.provider.capabilities.types == server.types
+
+
+def test_it_has_the_types_that_the_playbooks_publish_or_leave_out(imitation: tuple[Case, Imitation]) -> None:
+    (task,) = yaml.safe_load((ROOT / "roles/dns/tasks/main.yml").read_text())
+    left_out = set(task["mailwright.server.dns_records"]["optional_types"])
+    assert {rrset.type for rrset in record_set(MODEL, KEYS)} - left_out <= imitation[0].provider.capabilities.types
 
 
 @pytest.fixture(scope="module")
