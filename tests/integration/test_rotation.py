@@ -83,9 +83,13 @@ class Undisturbed:
     def end(self) -> None:
         """Take it away again, whatever has happened."""
 
-    def caused(self) -> str:
-        """What the fault has done, seen; fails if it has not been there."""
+    def done(self) -> str:
+        """What the fault has done, seen."""
         return "no fault"
+
+    def caused(self) -> str:
+        """The same; fails if that is too little for a whole cycle."""
+        return self.done()
 
     def step(self, days: float) -> list[str]:
         """One day's runs; the states of all keys afterwards."""
@@ -186,6 +190,9 @@ class Refused(Undisturbed):
     def caused(self) -> str:
         # the new keys' records, the revocations, the removals
         assert self.refusals >= 3
+        return self.done()
+
+    def done(self) -> str:
         return f"{self.refusals} publications refused"
 
 
@@ -218,7 +225,7 @@ class Silent(Undisturbed):
             self.rules("del")
         return self.run(days + 0.01)
 
-    def caused(self) -> str:
+    def done(self) -> str:
         return f"{self.silences} runs without an answer"
 
 
@@ -253,11 +260,14 @@ class Backwards(Undisturbed):
 
     def caused(self) -> str:
         assert self.behind >= 3 and self.ignored >= 8, (self.behind, self.ignored)
+        return self.done()
+
+    def done(self) -> str:
         return f"{self.behind} runs with a clock behind, {self.ignored} whose observations were ignored"
 
 
 class Restored(Undisturbed):
-    """Before every other run the state files of an earlier day come back, and at the end the first ones."""
+    """Before every other run the state files of before the last one come back, and at the end the first ones."""
 
     def begin(self) -> None:
         self.saved = "/root/dkim-states"
@@ -276,7 +286,7 @@ class Restored(Undisturbed):
 
     def step(self, days: float) -> list[str]:
         self.lab.ssh("mx1", f"mkdir -p {self.saved} && cp -a {STORE} {self.saved}/{self.count}")
-        if self.count >= 2 and self.count % 2 == 0:
+        if self.count % 2:
             self.restore(self.count - 1)
         self.count += 1
         found = self.run(days)
@@ -293,10 +303,33 @@ class Restored(Undisturbed):
 
     def caused(self) -> str:
         assert self.restored >= 4
+        return self.done()
+
+    def done(self) -> str:
         return f"{self.restored} times an older state than the one on disk"
 
 
-FAULTS = (Killed, Refused, Silent, Backwards, Restored)
+class InTurn(Undisturbed):
+    """Each run under another fault than the one before."""
+
+    def begin(self) -> None:
+        kinds = (Refused, Silent, Backwards, Restored)
+        self.scenes = [kind(self.lab, self.clock, self.directory) for kind in kinds]
+        self.steps = 0
+
+    def end(self) -> None:
+        for scene in self.scenes:
+            scene.end()
+
+    def step(self, days: float) -> list[str]:
+        self.steps += 1
+        return self.scenes[self.steps % len(self.scenes)].step(days)
+
+    def caused(self) -> str:
+        return "; ".join(scene.done() for scene in self.scenes)
+
+
+FAULTS = (Killed, Refused, Silent, Backwards, Restored, InTurn)
 
 
 @pytest.fixture(scope="module")

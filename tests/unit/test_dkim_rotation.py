@@ -430,6 +430,11 @@ def test_where_the_state_is_lost_the_key_in_the_configuration_goes_on() -> None:
     assert states(move(State(), START, RSA_ONLY, host)[0]) == {"r1": "active", "r2": "generated"}
 
 
+def test_of_two_next_keys_one_stays() -> None:
+    state = State((key("r1", live=True), key("r2", "generated"), key("r3", "published", live=True)))
+    assert states(move(state, START, r1="live")[0]) == {"r1": "active", "r2": "retiring", "r3": "published"}
+
+
 def test_a_new_key_gives_way_to_the_old_one_whose_file_is_back() -> None:
     state = State((key("r1", "retiring", live=True), key("r2")))
     assert states(move(state, days(1))[0]) == {"r1": "active", "r2": "retiring"}
