@@ -495,6 +495,94 @@ def test_an_empty_key_is_a_revocation(text: str, revoked: bool) -> None:
     assert is_revocation(text) is revoked
 
 
+def waited(state: State, selector: str) -> float | None:
+    return next(k.waited for k in state.keys if k.selector == selector)
+
+
+def test_a_propagated_key_signs_only_in_a_run_that_sees_it() -> None:
+    state = State((key("r1", live=True), key("r2", "propagated", live=True)))
+    assert states(move(state, at(60), r1="live", r2="unknown")[0]) == {"r1": "active", "r2": "propagated"}
+
+
+def test_a_key_that_was_not_there_when_it_was_last_seen_takes_no_place() -> None:
+    state = State((key("r1", verified=True), key("r2", "retiring", verified=True)))
+    assert states(move(state, at(60), r1="unknown", r2="unknown")[0]) == {"r1": "active", "r2": "retiring"}
+
+
+def test_a_key_that_one_server_lacks_gives_way_to_a_retiring_one_that_all_have() -> None:
+    state = State((key("r1", live=True), key("r0", "retiring", live=True)))
+    assert states(move(state, at(60), r1="mixed", r0="live")[0]) == {"r1": "retiring", "r0": "active"}
+
+
+def test_a_compromised_key_does_not_come_back_where_the_active_one_is_lost() -> None:
+    state = State((key("r1", live=True), key("r2", "retiring", live=True, compromised=True)))
+    host = {"files": frozenset({"r2"}), "configured": frozenset({"r2"})}
+    assert states(move(state, at(60), RSA_ONLY, host)[0]) == {"r1": "retiring", "r2": "retiring", "r9": "active"}
+
+
+def test_a_revoked_key_that_the_filter_names_keeps_its_record() -> None:
+    state = State((key("r1", "revoked", waited=40 * DAY), key("r2", live=True)), clock=START)
+    for configured, there in (({"r1"}, True), (set(), False)):
+        after, _actions = move(state, at(60), RSA_ONLY, {"configured": frozenset(configured)}, r1="live", r2="live")
+        assert ("r1" in states(after)) is there
+
+
+@pytest.mark.parametrize(
+    ("sight", "begun"), [("live", 0.0), ("absent", 0.0), ("other", None), ("mixed", None), ("unknown", None)]
+)
+def test_the_wait_of_a_revoked_key_begins_when_its_revocation_is_seen(sight: str, begun: float | None) -> None:
+    state = State((key("r1", "revoked"), key("r2", live=True)))
+    assert waited(move(state, at(60), r1=sight, r2="live")[0], "r1") == begun
+
+
+def test_time_passes_only_up_to_the_observation() -> None:
+    state = State((key("r1", live=True), key("r2", "published", waited=0.0, live=True)), clock=START)
+    sightings = seen(at(NEGATIVE_TTL - 600), r1="live", r2="live")
+    after, _actions = move(state, at(NEGATIVE_TTL), RSA_ONLY, {"sightings": sightings})
+    assert states(after)["r2"] == "published" and waited(after, "r2") == NEGATIVE_TTL - 600
+
+
+def test_an_old_key_that_comes_back_gets_its_successor_in_the_next_run() -> None:
+    state = State((key("r1", "retiring", live=True, created=days(-200)),))
+    after, _actions = move(state, START)
+    assert states(after) == {"r1": "active"}
+    assert states(move(after, at(60))[0]) == {"r1": "active", "r9": "generated"}
+
+
+def test_the_wait_of_a_key_that_signs_unverified_begins_anew_when_it_is_missed() -> None:
+    state = State((key("r1", live=True, verified=False, waited=7000.0),), clock=START)
+    after, _actions = move(state, at(100), r1="absent")
+    after, _actions = move(after, at(400), r1="live")
+    assert waited(after, "r1") == 0.0 and not next(k for k in after.keys if k.selector == "r1").verified
+
+
+def test_a_revoked_key_is_not_live() -> None:
+    after, _actions = move(State((key("r1", live=True),)), at(60), r1="revoked")
+    assert not next(k for k in after.keys if k.selector == "r1").live
+
+
+def test_a_key_that_all_caches_know_comes_back_before_the_one_in_the_configuration() -> None:
+    state = State((key("r1", "retiring", live=True), key("r2", "retiring", live=False)))
+    host = {"configured": frozenset({"r2"})}
+    assert states(move(state, at(60), RSA_ONLY, host)[0]) == {"r1": "active", "r2": "retiring"}
+
+
+def test_a_new_rsa_key_makes_a_compromised_ed25519_key_dispensable_in_the_same_run() -> None:
+    state = State((key("r1"), key("r2", "propagated", live=True), key("e1", live=True, compromised=True)))
+    after, _actions = move(state, at(60), Policy(), r1="absent", r2="live", e1="live")
+    assert states(after) == {"r1": "retiring", "r2": "active", "e1": "revoked", "e9": "active"}
+
+
+def test_nothing_is_revoked_while_caches_may_deny_the_new_key() -> None:
+    state = State((key("r1", "retiring", waited=20 * DAY), key("r2", live=True, verified=False)), clock=days(-1))
+    assert states(move(state, START, r1="live", r2="live")[0])["r1"] == "retiring"
+
+
+def test_without_observations_no_wait_begins() -> None:
+    state = State((key("r1", "retiring"), key("r2", live=True)))
+    assert move(state, days(30)) == (state, [])
+
+
 # The world
 
 
