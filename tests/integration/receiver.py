@@ -179,7 +179,8 @@ class Mail:
 def judged_by_peer(mail: Message) -> list[str]:
     """What peer's OpenDKIM did not pass; DMARC must have passed too."""
     said = " ".join(" ".join(mail.get_all("Authentication-Results", [])).split())
-    passed = set(re.findall(r"dkim=pass [^;]*header\.a=([\w-]+)", said))
+    # its comments hold semicolons
+    passed = set(re.findall(r"dkim=pass [^;]*header\.a=([\w-]+)", re.sub(r"\([^)]*\)", "", said)))
     return [f"peer says: {said}"] if passed != BOTH or "dmarc=pass" not in said else []
 
 
