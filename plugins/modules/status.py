@@ -146,8 +146,8 @@ results:
       description: What was looked at.
       type: str
     group:
-      description: One of V(services), V(ports), V(certificates), V(dns), V(queue), V(system), V(delivery) and
-        V(reports).
+      description: One of V(services), V(ports), V(certificates), V(dns), V(dkim), V(queue), V(system), V(delivery)
+        and V(reports).
       type: str
     status:
       description: One of V(ok), V(warn), V(fail) and V(skip).
@@ -184,6 +184,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.probes import (
     dane,
     delivery,
     disk,
+    dkim,
     dns,
     imap,
     queue,
@@ -278,6 +279,9 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
         probes.append(Probe("TLSA", "dns", lambda: dane.probe(hostname)))
     return [
         *probes,
+        Probe(
+            "dkim", "dkim", lambda: dkim.probe([domain["name"] for domain in params["domains"] if domain["enabled"]])
+        ),
         Probe("queue", "queue", lambda: queue.probe(delivery.RECIPIENT)),
         Probe("disk", "system", disk.probe),
         Probe("memory", "system", system.probe_memory),

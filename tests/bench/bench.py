@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The benchmarks: each figure beside a baseline measured in the same run, as machines differ and are noisy.
 
-    tests/bench/bench.py [apply] [memory] [inbound] [directory] [dns]
+    tests/bench/bench.py [apply] [memory] [inbound] [directory] [dns] [dkim]
 
 Boots hosts of its own in the lab, removes them afterwards, and exits 1 when a limit is missed.
 """
@@ -173,10 +173,17 @@ class Bench:
                               stdin=subprocess.DEVNULL)  # fmt: skip
         self.judge(done.returncode == 0, "dns: 500 unchanged zones planned in 15 s, RFC 2136 and PowerDNS, linear")
 
+    def dkim(self) -> None:
+        """Rotating the keys of 50 and 500 domains."""
+        command = [sys.executable, str(CHECKOUT / "tests/bench/dkim_rotation.py"), OURS, "--inventory",
+                   str(self.inventory)]  # fmt: skip
+        done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
+        self.judge(done.returncode == 0, "dkim: a step of 500 domains in 30 s, idle or with all keys due, linear")
+
 
 def main() -> int:
     parts = {"apply": Bench.apply, "memory": Bench.memory, "inbound": Bench.inbound, "directory": Bench.directory,
-             "dns": Bench.dns}  # fmt: skip
+             "dns": Bench.dns, "dkim": Bench.dkim}  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="*", choices=[*parts, []], help="default: all")
     parser.add_argument("--keep", action="store_true", help="leave the hosts running")

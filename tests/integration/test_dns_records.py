@@ -339,6 +339,7 @@ class Relay:
     def __init__(self, target: tuple[str, int]) -> None:
         self.target = target
         self.cut: int | None = None
+        self.cut_once = False
         self.drop: Callable[[bytes], bool] = lambda _request: False
         self.swallow: Callable[[bytes], bool] = lambda _request: False
         self.octets: list[int] = []
@@ -373,6 +374,7 @@ class Relay:
                 self.octets[place] += len(data)
                 client.sendall(data)
                 if self.cut is not None and self.octets[place] >= self.cut:
+                    self.cut = None if self.cut_once else self.cut
                     break
             # Closing alone says nothing to the other side while a thread still reads.
             client.shutdown(socket.SHUT_RDWR)
@@ -414,11 +416,28 @@ def test_a_listing_that_is_cut_anywhere_ends_in_an_error(stage: Stage) -> None:
             path.cut = cut
             with pytest.raises(IncompleteError if cut >= 1000 else ProviderError):
                 provider.records(zone)
-        path.cut = size // 2
         before = stage.live()
-        result = stage.run(stage.wanted(), providers={"main": settings})
-        assert result["failed"] and stage.live() == before and not stage.ledger.exists()
-    assert stage.run(stage.wanted())["zones_done"]
+        for cut in (size // 3, size - 1):
+            path.cut = cut
+            result = stage.run(stage.wanted(), providers={"main": settings})
+            assert result["failed"] and stage.live() == before and not stage.ledger.exists()
+        assert stage.run(stage.wanted())["zones_done"]
+        published, ledger = stage.live(), stage.ledger.read_text()
+        for wanted in (stage.wanted("C" * 392), []):
+            result = stage.run(wanted, providers={"main": settings}, force_delete=True)
+            assert result["failed"] and stage.live() == published and stage.ledger.read_text() == ledger
+    assert stage.run([], force_delete=True)["zones_done"]
+    assert stage.live() == before
+
+
+def test_a_listing_that_is_cut_once_is_asked_for_again(stage: Stage) -> None:
+    zone = f"{stage.zones[0]}."
+    with relay(stage) as (path, settings):
+        provider = open_provider(settings)
+        found = provider.records(zone)
+        path.cut, path.cut_once = path.octets[-1] // 2, True
+        assert provider.records(zone) == found
+        assert path.cut is None
 
 
 def is_change(stage: Stage, request: bytes) -> bool:
@@ -512,3 +531,25 @@ def test_verification_waits_until_it_is_there(stage: Stage) -> None:
     server = parse_server(stage.server.server)
     (seen,) = verify({zone: [late]}, {zone: [server]}, 60, sleep=publish_meanwhile)
     assert seen.everywhere and pauses[:2] == [1.0, 2.0]
+
+
+def test_by_hand_it_waits_until_somebody_has_entered_the_records(stage: Stage, tmp_path: Path) -> None:
+    zone = stage.zones[0]
+    by_hand: dict[str, Any] = {
+        "providers": {"hand": {"type": "manual", "path": str(tmp_path / "zones")}}, "zones": {zone: "hand"},
+        "verify": True, "verify_servers": {zone: stage.server.server},
+    }  # fmt: skip
+    wanted = [record(zone, "MX", "10 mx1.acme.test."), record(f"x.{zone}", "TXT", text_value("entered by hand"))]
+    early = stage.run(wanted, verify_timeout=2, **by_hand)
+    assert early["failed"] and "not served everywhere after 2 s" in early["msg"] and f"{zone}. MX" in early["msg"]
+
+    def enter() -> None:
+        """What a person does: from the file into the zone."""
+        file = open_provider(by_hand["providers"]["hand"])
+        stage.provider.apply(f"{zone}.", [Change(None, rrset) for rrset in file.records(f"{zone}.")])
+
+    person = threading.Timer(5, enter)
+    person.start()
+    late = stage.run(wanted, verify_timeout=100, **by_hand)
+    person.join()
+    assert not late.get("failed") and not late["changed"] and all(not one["disagree"] for one in late["verified"])
