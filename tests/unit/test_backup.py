@@ -284,3 +284,16 @@ def test_status_without_a_timer() -> None:
     stopped: dict[str, dict[str, str]] = {**ACTIVE, TIMERS[0]: {"ActiveState": "inactive"}}
     assert evaluate(state, stopped, 0, 36 * 3600, NOON).summary.startswith("mailwright-backup.timer is inactive")
     assert evaluate(state, {}, 0, 36 * 3600, NOON).status == "fail"
+
+
+def test_owners_go_by_name(tmp_path: Path) -> None:
+    tree, copy, beside = tmp_path / "tree", tmp_path / "copy", tmp_path / "tree.restored"
+    for directory in (copy, beside):
+        (directory / "a").mkdir(parents=True)
+        (directory / "a/key").write_text("key")
+    found = services.owners(str(tree), str(copy))
+    me = f"{copy.owner()}:{copy.group()}"
+    assert found == {str(tree): me, f"{tree}/a": me, f"{tree}/a/key": me}
+    gone = {f"{tree}/a/key": "nobody-of-that-name:nogroup-either"}
+    services.give(str(tree), found | gone, str(beside))
+    assert (beside / "a/key").read_text() == "key"

@@ -107,18 +107,22 @@ def open_repository(restic: Restic) -> str:
 def _stage(settings: Settings) -> mailstore.Staged:
     _clean()
     os.mkdir(STAGE, 0o700)
-    owners = services.dump_databases(f"{STAGE}/databases")
+    databases = services.dump_databases(f"{STAGE}/databases")
     services.dump_redis(f"{STAGE}/redis.rdb")
+    owners: dict[str, str] = {}
     for tree in TREES:
         if os.path.isdir(tree):
-            os.makedirs(os.path.dirname(f"{STAGE}/files{tree}"), exist_ok=True)
-            services.copy_tree(tree, f"{STAGE}/files{tree}")
+            copy = f"{STAGE}/files{tree}"
+            os.makedirs(os.path.dirname(copy), exist_ok=True)
+            services.copy_tree(tree, copy)
+            owners |= services.owners(tree, copy)
     staged = mailstore.stage(STORE, MAIL_STAGE)
     manifest = {
         "format": FORMAT,
         "hostname": settings.hostname,
         "made": now(),
-        "databases": owners,
+        "databases": databases,
+        "owners": owners,
         "messages": staged.messages,
     }
     with open(f"{STAGE}/manifest.json", "x", encoding="utf-8") as stream:

@@ -28,7 +28,10 @@ from .settings import CACHE, DIRECTORY, FORMAT, MAIL_STAGE, STAGE, STORE, TREES,
 FETCHED = f"{STORE}/.restore"
 MARKER = f"{DIRECTORY}/restoring"
 # Everything that reads or writes what is replaced. PostgreSQL stays up: its databases are swapped.
-UNITS = ("postfix", "dovecot", "rspamd", "redis-server", "nginx", "php8.4-fpm", "postfix-mta-sts-resolver")
+UNITS = (
+    *("postfix", "dovecot", "rspamd", "redis-server", "nginx", "php8.4-fpm"),
+    *("postfix-mta-sts-resolver", "postsrsd", "mailwright-reports", "mailwright-dmarc-reports"),
+)
 SPARE = 64 * 2**20
 PROBE = "mailwright.invalid"
 
@@ -137,7 +140,7 @@ def restore_host(restic: Restic, plan: Plan) -> None:
         services.load_redis(f"{fetched}{STAGE}/redis.rdb")
         for tree in TREES:
             if os.path.isdir(f"{fetched}{STAGE}/files{tree}"):
-                _replace_tree(f"{fetched}{STAGE}/files{tree}", tree)
+                _replace_tree(f"{fetched}{STAGE}/files{tree}", tree, manifest["owners"])
         for home in mailstore.homes(f"{fetched}{MAIL_STAGE}"):
             _put_home(fetched, home)
         os.unlink(MARKER)
@@ -188,7 +191,7 @@ def _stop_services() -> None:
     services.run(["systemctl", "stop", *(f"{name}.service" for name in UNITS if f"{name}.service" in known)])
 
 
-def _replace_tree(source: str, target: str) -> None:
+def _replace_tree(source: str, target: str, owners: dict[str, str]) -> None:
     """Another file system as a rule: copied beside the target, then swapped."""
     beside, old = f"{target}.restored", f"{target}.replaced"
     for path in (beside, old):
@@ -198,6 +201,7 @@ def _replace_tree(source: str, target: str) -> None:
     if not os.path.isdir(parent):
         os.makedirs(parent, 0o755)
     services.run(["cp", "-a", "--", source, beside])
+    services.give(target, owners, beside)
     if os.path.lexists(target):
         os.rename(target, old)
     os.rename(beside, target)
@@ -207,12 +211,12 @@ def _replace_tree(source: str, target: str) -> None:
 
 def _put_home(fetched: str, home: str) -> None:
     source, target = f"{fetched}{MAIL_STAGE}/{home}", f"{STORE}/{home}"
+    owner = os.stat(STORE)
+    services.run(["chown", "-R", "--no-dereference", f"{owner.st_uid}:{owner.st_gid}", "--", source])
     domain = os.path.dirname(target)
     if not os.path.isdir(domain):
         os.mkdir(domain, 0o700)
-        found = os.stat(os.path.dirname(source))
-        os.chown(domain, found.st_uid, found.st_gid)
-        os.chmod(domain, found.st_mode & 0o7777)
+        os.chown(domain, owner.st_uid, owner.st_gid)
     if os.path.lexists(target):
         _keep_new_mail(source, target)
         shutil.rmtree(target)

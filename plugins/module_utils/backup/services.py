@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import grp
 import os
 import pwd
 import re
@@ -144,3 +146,26 @@ def copy_tree(tree: str, target: str) -> None:
             pass
         time.sleep(0.1)
     raise BackupError(f"{tree}: changes all the time, and cannot be copied as a whole")
+
+
+def owners(tree: str, copy: str) -> dict[str, str]:
+    """Who owns each path of a tree, by name, as its copy says: a fresh host has other numbers."""
+    found = {}
+    for base, directories, names in os.walk(copy):
+        for path in (base, *(os.path.join(base, name) for name in names + directories)):
+            status = os.lstat(path)
+            with contextlib.suppress(KeyError):
+                user, group = pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid).gr_name
+                found[tree + path.removeprefix(copy)] = f"{user}:{group}"
+    return found
+
+
+def give(tree: str, wanted: dict[str, str], beside: str) -> None:
+    """Give the copy of a tree that is `beside` it the owners that the tree's paths had."""
+    for path, names in wanted.items():
+        copy = beside + path.removeprefix(tree)
+        if path == tree or path.startswith(f"{tree}/"):
+            user, _colon, group = names.partition(":")
+            # whoever is not here any more has no use for it
+            with contextlib.suppress(KeyError):
+                os.chown(copy, pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid, follow_symlinks=False)
