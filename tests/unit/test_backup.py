@@ -112,7 +112,7 @@ class Mover(threading.Thread):
         os.unlink(source / name)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(6))
 def test_mail_that_moves_meanwhile_is_there_once(tmp_path: Path, seed: int) -> None:
     home = make_home(tmp_path / "vmail", 400)
     there = contents(home)

@@ -7,10 +7,12 @@ A message in a Maildir is a file that is never written again, only renamed: so t
 neither time nor room. What is written again (UID lists, subscriptions, filters) is copied. Indexes are left out:
 Dovecot makes them anew.
 
-One mailbox is right when two listings in a row tell the same story. A message that moved while the folders were read
-may be missed (it went from a folder not yet read to one that was) or seen twice. Either shows: a file that was listed
-and is not there when it is linked, or one that the listing before had and this one has not. Then the mailbox is read
-again. A listing that only has more than the one before is good: that is a delivery.
+One mailbox is right when three listings in a row tell the same story, and the copy is the one in the middle. A message
+that moved while folders were read may be missed (it went from a folder not yet read to one that was): then it was in
+the listing before and is not in this one. Or it is seen twice: then one of its names is gone from the listing after.
+In either case the mailbox is read again. A listing that only has more than the one before is good: that is a delivery.
+Dovecot moves by a second link and then takes the first away. Two names of one file in a folder that just changed are
+looked at again after a moment: a copy is still there then.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from dataclasses import dataclass, field
 from .settings import BackupError
 
 PATIENCE = 60.0
+RECENT, MOMENT = 10.0, 1.0
 _MESSAGES = ("cur", "new")
 _REMADE = ("dovecot.index", "dovecot.list.index", "maildirsize")
 _LEFT_OUT = ("tmp", "fts-flatcurve")
@@ -108,32 +111,51 @@ def remove(target: str) -> None:
 
 def _stage_home(home: str, target: str, patience: float) -> tuple[int, bool]:
     linked: set[str] = set()
+    earlier: set[str] | None = None
     before: set[str] | None = None
+    missed = False
     end = time.monotonic() + patience
     while True:
         found = listing(home)
+        still = earlier is not None and before is not None and not missed and earlier <= before <= found.messages
+        if time.monotonic() > end or (still and not _moving(home, target, linked)):
+            break
         for path in found.directories:
             os.makedirs(os.path.join(target, path), exist_ok=True)
-        missed = False
         for path in linked - found.messages:
             os.unlink(os.path.join(target, path))
         linked &= found.messages
+        missed = False
         for path in found.messages - linked:
             try:
                 _link(os.path.join(home, path), os.path.join(target, path))
                 linked.add(path)
             except FileNotFoundError:
                 missed = True
-        still = before is not None and not missed and before <= found.messages
-        if still or time.monotonic() > end:
-            break
-        before = found.messages
+        earlier, before = before, found.messages
     # after the messages: a list of UIDs that names more than there is does no harm
     for path in listing(home).others:
         _copy(os.path.join(home, path), os.path.join(target, path))
     for path in found.directories:
+        os.makedirs(os.path.join(target, path), exist_ok=True)
         _like(os.path.join(home, path), os.path.join(target, path))
     return len(linked), still
+
+
+def _moving(home: str, target: str, linked: set[str]) -> bool:
+    """Whether one of the messages with two names loses one of them within a moment."""
+    names: dict[int, list[str]] = {}
+    for path in linked:
+        found = os.lstat(os.path.join(target, path))
+        # a name in the store, the one in the copy, and more
+        if found.st_nlink > 2:
+            names.setdefault(found.st_ino, []).append(path)
+    twins = [path for paths in names.values() if len(paths) > 1 for path in paths]
+    folders = {os.path.dirname(os.path.join(home, path)) for path in twins}
+    if not any(os.path.isdir(folder) and time.time() - os.stat(folder).st_mtime < RECENT for folder in folders):
+        return False
+    time.sleep(MOMENT)
+    return not all(os.path.lexists(os.path.join(home, path)) for path in twins)
 
 
 def _link(source: str, target: str) -> None:
