@@ -180,7 +180,7 @@ class Mover:
         with self.host.lab.imap(BUSY, NAME) as box:
             for folder in ("INBOX", "A", "B", "C"):
                 box.select(folder, readonly=True)
-                for part in box.fetch("1:*", "(BODY.PEEK[HEADER.FIELDS (SUBJECT)])")[1]:
+                for part in box.uid("fetch", "1:*", "(BODY.PEEK[HEADER.FIELDS (SUBJECT)])")[1]:
                     if isinstance(part, tuple):
                         found[part[1].decode().strip()] += 1
         return found
