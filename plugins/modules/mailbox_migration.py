@@ -11,10 +11,10 @@ short_description: Copy mailboxes from any IMAP server and compare them message 
 version_added: "0.1.0"
 author: mailwright contributors (@mailwright)
 description:
-  - Copies folders, messages, flags and dates into mailboxes of this host by C(doveadm sync) in one direction, filters
-    by ManageSieve, then reads both sides and compares every message.
-  - A further run copies only what is new. Nothing is changed or deleted at the source, and nothing that is only here
-    is touched.
+  - Copies folders, messages, flags and dates into mailboxes of this host by IMAP, filters by ManageSieve, then reads
+    what is here and compares every message.
+  - A further run copies only what is new, by content. Nothing is changed or deleted at the source, and nothing that is
+    only here is touched.
   - The mailboxes must exist here. One that fails does not keep the others from being copied.
 options:
   host:

@@ -192,12 +192,11 @@ def test_a_second_run_copies_only_what_is_new(migration: Migration) -> None:
     done = migration.run()
     assert "changed=0" in done.stdout, done.stdout[-3000:]
     assert all(" 0 added" in line for line in migration.lines(done).values())
-    # one new message there, one deleted there, another flag there; one new one here, one filed away here
+    # one new message there and one here, which get the same UID; some deleted there
     token = uuid.uuid4().hex
     first, second = NAMES[:2]
     peer.ssh("peer", f"doveadm save -u {first} -m INBOX", data=f"Subject: new {token}\n\nnew\n")
     peer.ssh("peer", f"doveadm expunge -u {second} mailbox Sent header subject 'mover 1'")
-    peer.ssh("peer", f"doveadm flags add -u {first} '\\Flagged' mailbox INBOX header subject 'mover 6'")
     server.run(f"doveadm save -u {first}@acme.test -m INBOX", data=f"Subject: here {token}\n\nhere\n")
     counts = {name: messages(server, name) for name in NAMES}
     done = migration.run()
@@ -207,8 +206,6 @@ def test_a_second_run_copies_only_what_is_new(migration: Migration) -> None:
     assert all(" 0 added" in line for address, line in lines.items() if not address.startswith(first))
     assert {name: messages(server, name) for name in NAMES} == {**counts, first: counts[first] + 1}
     assert server.run(f"doveadm search -u {first}@acme.test header subject 'here {token}'").strip()
-    flagged = f"doveadm search -u {first}@acme.test mailbox INBOX header subject 'mover 6' flagged"
-    assert server.run(flagged).strip()
 
 
 def test_what_does_not_match_is_found(migration: Migration) -> None:

@@ -1,29 +1,25 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Copying one mailbox from a server elsewhere, by Dovecot's own synchroniser over IMAP, and proving it.
+"""Copying one mailbox from a server elsewhere by IMAP, and proving it.
 
-doveadm sync -1: from the source to here only. It opens the source's folders to read, takes what is new, and leaves
-alone what came to be here. The settings with the password are in a file that only root can read, while it runs.
+A message is known by its content: what the folder here does not have as often as the source's is appended, with flags
+and date. So a further run adds what is new, whatever came to be here meanwhile, and nothing is ever removed.
+
+Dovecot's doveadm sync was tried first. In one direction it removes here what was deleted at the source, and leaves out
+a message whose UID a message here has got meanwhile: both happen when mail arrives here already.
 """
 
 from __future__ import annotations
 
-import imaplib
-import os
-import re
 import subprocess
-import tempfile
+from collections import Counter
 from dataclasses import dataclass, field
 
 from . import imap
-from .compare import Verdict, compare
-from .imap import Folder, MigrationError, Source
+from .compare import Message, Verdict, compare
+from .imap import MigrationError, Source
 from .sieve import ManageSieve
-
-CONFIGURATION = "/etc/dovecot/dovecot.conf"
-# memory, not disk
-SCRATCH = "/run"
 
 
 @dataclass(frozen=True)
@@ -50,78 +46,58 @@ class Copied:
 def migrate(source: Source, account: Account, sieve_port: int | None, *, only_look: bool) -> Copied:
     """Copy what is new, then compare every message. `only_look`: compare only. Raises MigrationError."""
     result = Copied(account.address)
-    with imap.connect(source, account.user, account.password) as connection:
-        listed, prefix = imap.folders(connection)
-        before = _here(account.address)
-        if not only_look:
-            _sync(source, account, prefix)
+    # first, so that a password that is wrong or a mailbox that is not there costs nothing
+    with imap.connect(source, account.user, account.password) as there:
         if sieve_port is not None:
             _copy_filters(source, account, sieve_port, result, only_look=only_look)
-        after = _here(account.address)
-        result.added = sum(map(len, after.values())) - sum(map(len, before.values()))
-        result.changed = before != after or bool(result.sieve)
-        result.verdict = _compare(connection, listed, account.address)
+        with imap.local(account.address) as here:
+            known = {folder.name: folder for folder in imap.folders(here)[0]}
+            for folder in imap.folders(there)[0]:
+                wanted = imap.messages(there, folder)
+                found = imap.messages(here, known[folder.name]) if folder.name in known else None
+                if not only_look:
+                    if found is None:
+                        imap.create(here, folder.name)
+                        known[folder.name] = imap.Folder(folder.name, folder.name)
+                        result.changed = True
+                    new = _new(wanted, found or [])
+                    for uid, message in new:
+                        imap.copy(there, folder, uid, message, here)
+                    result.added += len(new)
+                    found = imap.messages(here, known[folder.name]) if new or found is None else found
+                _judge(result.verdict, folder.name, wanted, found)
+    result.changed |= bool(result.added or result.sieve)
     if only_look:
         result.changed = bool(result.sieve) or not result.verdict.complete
     return result
 
 
-def _here(address: str) -> dict[str, list[tuple[str, frozenset[str]]]]:
-    with imap.local(address) as connection:
-        return imap.counts(connection, imap.folders(connection)[0])
+def _new(wanted: list[tuple[str, Message]], found: list[tuple[str, Message]]) -> list[tuple[str, Message]]:
+    """The messages of the source that are not here as often, by their content."""
+    here = Counter((message.digest, message.size) for _uid, message in found)
+    new = []
+    for uid, message in wanted:
+        key = (message.digest, message.size)
+        if here[key]:
+            here[key] -= 1
+        else:
+            new.append((uid, message))
+    return new
 
 
-def _compare(connection: imaplib.IMAP4, listed: list[Folder], address: str) -> Verdict:
-    """Folder by folder, so that no more than one folder's digests are held at a time."""
-    verdict = Verdict()
-    with imap.local(address) as here:
-        there = {folder.name: folder for folder in imap.folders(here)[0]}
-        for folder in listed:
-            name = folder.name
-            target = {name: imap.messages(here, there[name])} if name in there else {}
-            one = compare({name: imap.messages(connection, folder)}, target)
-            verdict.folders += 1
-            verdict.messages += one.messages
-            verdict.octets += one.octets
-            verdict.missing_folders += one.missing_folders
-            verdict.missing |= one.missing
-            verdict.other_dates |= one.other_dates
-            verdict.other_flags |= one.other_flags
-    return verdict
-
-
-def _setting(name: str, value: str) -> str:
-    """A line of Dovecot's configuration, in which %{ would be expanded and a quote would end the string."""
-    if re.search(r"[\x00-\x1f]", value):
-        raise MigrationError(f"{name}: holds a control character")
-    quoted = value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%{literal('%')}")
-    return f'{name} = "{quoted}"\n'
-
-
-def _sync(source: Source, account: Account, prefix: str) -> None:
-    with open(CONFIGURATION, encoding="utf-8") as stream:
-        version = re.search(r"^dovecot_config_version = \S+\n", stream.read(), re.MULTILINE)
-    if version is None:
-        raise MigrationError(f"{CONFIGURATION}: names no dovecot_config_version: apply the inventory first")
-    with tempfile.TemporaryDirectory(prefix="mailwright-migrate-", dir=SCRATCH) as scratch:
-        settings = {
-            "imapc_host": source.host,
-            "imapc_port": str(source.port),
-            "imapc_ssl": "starttls" if source.starttls else "imaps",
-            "imapc_user": account.user,
-            "imapc_password": account.password,
-            "imapc_list_prefix": prefix,
-            "ssl_client_require_valid_cert": "yes" if source.verify else "no",
-        }
-        if source.ca_pem:
-            settings["ssl_client_ca_file"] = f"{scratch}/ca.pem"
-            with open(f"{scratch}/ca.pem", "x", encoding="ascii") as stream:
-                stream.write(source.ca_pem)
-        path = f"{scratch}/doveadm.conf"
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
-            stream.write(f"{version[0]}!include {CONFIGURATION}\n")
-            stream.writelines(_setting(name, value) for name, value in settings.items() if value)
-        _doveadm("-c", path, "sync", "-1", "-R", "-u", account.address, "imapc:")
+def _judge(
+    verdict: Verdict, name: str, wanted: list[tuple[str, Message]], found: list[tuple[str, Message]] | None
+) -> None:
+    """Add one folder's comparison, so that no more than one folder's digests are held at a time."""
+    target = {} if found is None else {name: [message for _uid, message in found]}
+    one = compare({name: [message for _uid, message in wanted]}, target)
+    verdict.folders += 1
+    verdict.messages += one.messages
+    verdict.octets += one.octets
+    verdict.missing_folders += one.missing_folders
+    verdict.missing |= one.missing
+    verdict.other_dates |= one.other_dates
+    verdict.other_flags |= one.other_flags
 
 
 def _copy_filters(source: Source, account: Account, port: int, result: Copied, *, only_look: bool) -> None:

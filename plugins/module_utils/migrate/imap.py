@@ -131,19 +131,8 @@ def _name(raw: str, prefix: str, separator: str) -> str:
     return "/".join(raw.removeprefix(prefix).split(separator))
 
 
-def counts(connection: imaplib.IMAP4, listed: list[Folder]) -> dict[str, list[tuple[str, frozenset[str]]]]:
-    """UIDs with flags, by folder: what tells whether anything changed."""
-    found = {}
-    for folder in listed:
-        _open(connection, folder)
-        found[folder.name] = sorted(
-            (_uid(part), _flags(part)) for part in _fetch(connection, "1:*", "(UID FLAGS)")
-        )  # fmt: skip
-    return found
-
-
-def messages(connection: imaplib.IMAP4, folder: Folder) -> list[Message]:
-    """Every message of a folder, read whole."""
+def messages(connection: imaplib.IMAP4, folder: Folder) -> list[tuple[str, Message]]:
+    """Every message of a folder with its UID, read whole."""
     _open(connection, folder)
     uids = [_uid(part) for part in _fetch(connection, "1:*", "(UID)")]
     found = []
@@ -151,10 +140,31 @@ def messages(connection: imaplib.IMAP4, folder: Folder) -> list[Message]:
         numbers = ",".join(uids[start : start + BATCH])
         for part in _fetch(connection, numbers, "(UID FLAGS INTERNALDATE BODY.PEEK[])"):
             body = part[1] if isinstance(part, tuple) else b""
-            found.append(Message(hashlib.sha256(body).hexdigest(), len(body), _date(part), _flags(part)))
+            digest = hashlib.sha256(body).hexdigest()
+            found.append((_uid(part), Message(digest, len(body), _date(part), _flags(part))))
     if len(found) != len(uids):
         raise MigrationError(f"{folder.name}: {len(uids)} messages are listed, {len(found)} could be read")
     return found
+
+
+def create(connection: imaplib.IMAP4, name: str) -> None:
+    """Make a folder and show it in mail programs."""
+    for command in (connection.create, connection.subscribe):
+        answer, text = command(_quoted(name))
+        if answer != "OK":
+            raise MigrationError(f"folder {name!r} cannot be made: {text[0]!r}")
+
+
+def copy(source: imaplib.IMAP4, folder: Folder, uid: str, message: Message, target: imaplib.IMAP4) -> None:
+    """Put a message of the source's folder that is open into the target's folder of that name."""
+    parts = _fetch(source, uid, "(UID BODY.PEEK[])")
+    if len(parts) != 1:
+        raise MigrationError(f"{folder.name}: the message with UID {uid} is gone: run again")
+    body = parts[0][1] if isinstance(parts[0], tuple) else b""
+    flags, date = f"({' '.join(sorted(message.flags))})", imaplib.Time2Internaldate(message.date)
+    answer, text = target.append(_quoted(folder.name), flags, date, body)
+    if answer != "OK":
+        raise MigrationError(f"{folder.name}: a message was not taken: {text[0].decode('utf-8', 'replace')}")
 
 
 def _open(connection: imaplib.IMAP4, folder: Folder) -> None:
