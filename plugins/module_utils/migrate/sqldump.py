@@ -102,9 +102,8 @@ def _values(text: str, start: int, backslashes: bool) -> Iterator[list[str | Non
             at += 1
         if at >= len(text) or text[at] == ";":
             return
-        if text[at] == "'":
+        if text[at] == "'" and row is not None:
             value, at = _string(text, at + 1, backslashes)
-            assert row is not None
             row.append(value)
             continue
         token = _TOKEN.match(text, at)
@@ -113,8 +112,7 @@ def _values(text: str, start: int, backslashes: bool) -> Iterator[list[str | Non
         at = token.end()
         if token["punctuation"] == "(":
             row = []
-        elif token["punctuation"] == ")":
-            assert row is not None
+        elif token["punctuation"] == ")" and row is not None:
             yield row
             row = None
         elif token["plain"]:
