@@ -58,6 +58,22 @@ options:
         type: str
         choices: [none, testing, enforce]
         default: none
+      dmarc:
+        description: The domain's DMARC policy.
+        type: str
+        choices: [none, quarantine, reject]
+        default: quarantine
+      bimi:
+        description: The domain's logo for mailbox providers.
+        type: dict
+        suboptions:
+          logo_url:
+            description: URL of the logo.
+            type: str
+            required: true
+          authority_url:
+            description: URL of its certificate.
+            type: str
   parked_domains:
     description: Domains that have no mail. Their records are looked at too.
     type: list
@@ -130,7 +146,8 @@ results:
       description: What was looked at.
       type: str
     group:
-      description: One of V(services), V(ports), V(certificates), V(dns), V(queue), V(system) and V(delivery).
+      description: One of V(services), V(ports), V(certificates), V(dns), V(dkim), V(queue), V(system), V(delivery)
+        and V(reports).
       type: str
     status:
       description: One of V(ok), V(warn), V(fail) and V(skip).
@@ -167,10 +184,12 @@ from ansible_collections.mailwright.server.plugins.module_utils.probes import (
     dane,
     delivery,
     disk,
+    dkim,
     dns,
     imap,
     queue,
     renewal,
+    reports,
     services,
     smtp,
     system,
@@ -260,11 +279,15 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
         probes.append(Probe("TLSA", "dns", lambda: dane.probe(hostname)))
     return [
         *probes,
+        Probe(
+            "dkim", "dkim", lambda: dkim.probe([domain["name"] for domain in params["domains"] if domain["enabled"]])
+        ),
         Probe("queue", "queue", lambda: queue.probe(delivery.RECIPIENT)),
         Probe("disk", "system", disk.probe),
         Probe("memory", "system", system.probe_memory),
         Probe("reboot", "system", system.probe_reboot),
         Probe("updates", "system", system.probe_updates, 16.0),
+        Probe("others", "reports", reports.probe),
         # what is left over is removed after the time is up
         Probe("message", "delivery", lambda: delivery.probe(hostname), delivery.SECONDS + 15),
     ]
@@ -277,6 +300,11 @@ def main() -> None:
         "name": {"type": "str", "required": True},
         "enabled": {"type": "bool", "default": True},
         "mta_sts": {"type": "str", "choices": ["none", "testing", "enforce"], "default": "none"},
+        "dmarc": {"type": "str", "choices": ["none", "quarantine", "reject"], "default": "quarantine"},
+        "bimi": {
+            "type": "dict",
+            "options": {"logo_url": {"type": "str", "required": True}, "authority_url": {"type": "str"}},
+        },
     }
     module = AnsibleModule(
         argument_spec={

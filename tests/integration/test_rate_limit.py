@@ -1,7 +1,7 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A user may send to so many recipients in an hour; what is more waits with the sender, and others are not concerned."""
+"""A user may send to so many recipients an hour; what is more waits with the sender, and others are not concerned."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def load(server: Server) -> None:
     before = server.run("pgrep -f 'rspamd: rspamd_proxy'").split()
     server.run("systemctl reload rspamd")
     wait_until(
-        lambda: (now := server.run("pgrep -f 'rspamd: rspamd_proxy'", check=False).split()) and not set(now) & set(before),
+        lambda: (
+            (now := server.run("pgrep -f 'rspamd: rspamd_proxy'", check=False).split()) and not set(now) & set(before)
+        ),
         60,
         "processes with the new settings",
     )

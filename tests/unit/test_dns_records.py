@@ -82,7 +82,7 @@ def test_every_record_of_a_host_and_two_domains() -> None:
         expected |= {
             (f"{domain}.", "MX"): {"10 mx1.acme.test."},
             (f"{domain}.", "TXT"): {"v=spf1 mx -all"},
-            (f"_dmarc.{domain}.", "TXT"): {f"v=DMARC1; p=quarantine; rua=mailto:postmaster@{domain}"},
+            (f"_dmarc.{domain}.", "TXT"): {f"v=DMARC1; p=quarantine; rua=mailto:mail-reports@{domain}"},
             (f"_imaps._tcp.{domain}.", "SRV"): {"0 1 993 mx1.acme.test."},
             (f"_submissions._tcp.{domain}.", "SRV"): {"0 1 465 mx1.acme.test."},
             (f"_submission._tcp.{domain}.", "SRV"): {"0 1 587 mx1.acme.test."},
@@ -93,7 +93,7 @@ def test_every_record_of_a_host_and_two_domains() -> None:
             (f"_autodiscover._tcp.{domain}.", "SRV"): {"0 1 443 mx1.acme.test."},
             (f"autoconfig.{domain}.", "CNAME"): {"mx1.acme.test."},
             (f"autodiscover.{domain}.", "CNAME"): {"mx1.acme.test."},
-            (f"_smtp._tls.{domain}.", "TXT"): {f"v=TLSRPTv1; rua=mailto:postmaster@{domain}"},
+            (f"_smtp._tls.{domain}.", "TXT"): {f"v=TLSRPTv1; rua=mailto:mail-reports@{domain}"},
         }
     expected |= {
         ("mta-sts.acme.test.", "CNAME"): {"mx1.acme.test."},
@@ -111,6 +111,22 @@ def test_a_service_that_is_off_is_said_not_to_be_there() -> None:
 def test_settings_are_announced_only_where_they_are_served() -> None:
     names = {rrset.name for rrset in record_set(changed(features={"autoconfig": False}), KEYS)}
     assert not [name for name in names if "autoconfig" in name or "autodiscover" in name]
+
+
+def test_dmarc_policy_and_bimi() -> None:
+    logo = {"logo_url": "https://acme.test/logo.svg", "authority_url": None}
+    certified = {"logo_url": "https://globex.test/logo.svg", "authority_url": "https://globex.test/logo.pem"}
+    domains = [
+        {"name": "acme.test", "enabled": True, "dmarc": "reject", "bimi": logo},
+        {"name": "globex.test", "enabled": True, "dmarc": "quarantine", "bimi": certified},
+        {"name": "off.test", "enabled": False, "dmarc": "reject", "bimi": logo},
+    ]
+    found = parsed(zone_text(record_set(changed(domains=domains), {})))
+    assert found["_dmarc.acme.test.", "TXT"] == {"v=DMARC1; p=reject; rua=mailto:mail-reports@acme.test"}
+    assert {name: values for (name, _kind), values in found.items() if "_bimi" in name} == {
+        "default._bimi.acme.test.": {"v=BIMI1; l=https://acme.test/logo.svg"},
+        "default._bimi.globex.test.": {"v=BIMI1; l=https://globex.test/logo.svg; a=https://globex.test/logo.pem"},
+    }
 
 
 @pytest.mark.parametrize("mode", ["none", "testing", "enforce"])

@@ -13,6 +13,7 @@ from typing import Any
 from ansible_collections.mailwright.server.plugins.module_utils.dns import mta_sts
 from ansible_collections.mailwright.server.plugins.module_utils.dns.names import domain_error, selector_error
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value, zone_order
+from ansible_collections.mailwright.server.plugins.module_utils.reports import addresses
 
 DEFAULT_TTL = 3600
 MAX_NAME = 253
@@ -74,7 +75,6 @@ def record_set(
     for domain in domains:
         add(domain, "MX", f"10 {hostname}.")
         add(domain, "TXT", text_value("v=spf1 mx -all"))
-        add(f"_dmarc.{domain}", "TXT", text_value(f"v=DMARC1; p=quarantine; rua=mailto:postmaster@{domain}"))
     for name in model.get("dns", {}).get("parked_domains", ()):
         # RFC 7505, RFC 7208 section 10.1.2, RFC 7489 section 6.3
         add(name, "MX", "0 .")
@@ -83,7 +83,11 @@ def record_set(
     for domain, keys in dkim_keys.items():
         for key in keys:
             add(f"{key['selector']}._domainkey.{domain}", "TXT", text_value(key["dns"]))
-    for name, kind, value in [*_client_records(model, domains), *_transport_records(model, domains)]:
+    for name, kind, value in [
+        *_sender_records(model),
+        *_client_records(model, domains),
+        *_transport_records(model, domains),
+    ]:
         add(name, kind, value)
     return sorted(found, key=zone_order)
 
@@ -110,6 +114,22 @@ def model_records(
     return record_set(model, dkim_keys, **found)
 
 
+def _sender_records(model: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What receivers are told of mail from the domains, in the form of _client_records: DMARC (RFC 7489) and BIMI."""
+    found = []
+    for domain in model["domains"]:
+        if not domain["enabled"]:
+            continue
+        name = domain["name"]
+        policy = f"v=DMARC1; p={domain.get('dmarc', 'quarantine')}; rua=mailto:{addresses.address(name)}"
+        found.append((f"_dmarc.{name}", "TXT", text_value(policy)))
+        bimi = domain.get("bimi")
+        if bimi:
+            authority = f"; a={bimi['authority_url']}" if bimi["authority_url"] else ""
+            found.append((f"default._bimi.{name}", "TXT", text_value(f"v=BIMI1; l={bimi['logo_url']}{authority}")))
+    return found
+
+
 def _client_records(model: Mapping[str, Any], domains: list[str]) -> list[tuple[str, str, str]]:
     """Where mail programs find the services and their settings: name without its final dot, type, value."""
     hostname, features = model["hostname"], model["features"]
@@ -131,7 +151,7 @@ def _transport_records(model: Mapping[str, Any], domains: list[str]) -> list[tup
     modes = {domain["name"]: domain.get("mta_sts", "none") for domain in model["domains"]}
     found = []
     for domain in domains:
-        reports = f"v=TLSRPTv1; rua=mailto:postmaster@{domain}"
+        reports = f"v=TLSRPTv1; rua=mailto:{addresses.address(domain)}"
         found.append((f"_smtp._tls.{domain}", "TXT", text_value(reports)))
         if modes[domain] != "none":
             policy = mta_sts.policy_text(modes[domain], model["hostname"])

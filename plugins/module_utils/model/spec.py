@@ -70,6 +70,18 @@ ALIAS_OPTIONS: Options = {
     },
 }
 
+BIMI_OPTIONS: Options = {
+    "logo_url": {
+        "type": "str",
+        "required": True,
+        "description": "The HTTPS URL of the logo, in the format SVG Tiny Portable/Secure.",
+    },
+    "authority_url": {
+        "type": "str",
+        "description": "The HTTPS URL of the mark certificate (PEM), which most mailbox providers ask for.",
+    },
+}
+
 DOMAIN_OPTIONS: Options = {
     "name": {
         "type": "str",
@@ -114,6 +126,20 @@ DOMAIN_OPTIONS: Options = {
             "With V(testing) they report what would fail, with V(enforce) they send by verified TLS only.",
         ],
     },
+    "dmarc": {
+        "type": "str",
+        "default": "quarantine",
+        "choices": ["none", "quarantine", "reject"],
+        "description": "What receivers are asked to do with mail that only pretends to be from the domain (RFC 7489).",
+    },
+    "bimi": {
+        "type": "dict",
+        "options": BIMI_OPTIONS,
+        "description": [
+            "The logo that mailbox providers may show beside the domain's mail (BIMI).",
+            "Not with O(mail_domains[].dmarc=none).",
+        ],
+    },
 }
 
 FEATURE_OPTIONS: Options = {
@@ -130,6 +156,11 @@ FEATURE_OPTIONS: Options = {
         "type": "bool",
         "default": True,
         "description": "Keep to the MTA-STS policies of the domains that mail is sent to.",
+    },
+    "dmarc_reports": {
+        "type": "bool",
+        "default": True,
+        "description": "Tell the domains that mail came from, once a day, how it fared by their DMARC policy.",
     },
 }
 
@@ -241,6 +272,7 @@ DNS_OPTIONS: Options = {
         "default": {},
         "description": [
             "The zones to publish into, each with the name of its provider. Nothing is published when there are none.",
+            "A name such as C(_domainkey.example.org) can be a zone of its own, delegated by the owner of the rest.",
             "Keep a zone listed until the records of its last domain are removed.",
         ],
     },

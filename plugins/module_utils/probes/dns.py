@@ -124,7 +124,7 @@ def compare(wanted: RRset, live: Sequence[str]) -> Finding | None:
 def _text_kind(wanted: RRset) -> str:
     if "._domainkey." in wanted.name:
         return "v=DKIM1"
-    kinds = {"_dmarc": "v=DMARC1", "_mta-sts": "v=STSv1", "_smtp": "v=TLSRPTv1"}
+    kinds = {"_dmarc": "v=DMARC1", "_mta-sts": "v=STSv1", "_smtp": "v=TLSRPTv1", "default": "v=BIMI1"}
     return kinds.get(wanted.name.partition(".")[0], "v=spf1")
 
 
