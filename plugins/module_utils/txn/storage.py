@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A transaction on disk: its directory, its journal, the lock, and which one is open.
 
-    /var/lib/mailwright/txn/lock
-    /var/lib/mailwright/txn/open -> ID        while ID is not settled
-    /var/lib/mailwright/txn/ID/journal        and request.json, engine.pyz, confirmed, ballast
+/var/lib/mailwright/txn/lock
+/var/lib/mailwright/txn/open -> ID        while ID is not settled
+/var/lib/mailwright/txn/ID/journal        and request.json, engine.pyz, confirmed, ballast
 """
 
 from __future__ import annotations
@@ -129,7 +129,9 @@ class Transaction:
             if os.readlink(root / "open") == self.id:
                 (root / "open").unlink()
                 sync_directory(str(root))
-        old = sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink() and path != self.directory)
+        old = sorted(
+            path for path in root.iterdir() if path.is_dir() and not path.is_symlink() and path != self.directory
+        )
         for path in old[: -KEPT + 1]:
             for entry in path.iterdir():
                 entry.unlink()
