@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from ansible_collections.mailwright.server.plugins.module_utils.txn.journal import (
     COMMITTED,
-    ENDINGS,
     INCONSISTENT,
     ROLLED_BACK,
     DamagedError,

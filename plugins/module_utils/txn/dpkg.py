@@ -139,34 +139,37 @@ def turn_back(wanted: Sequence[Package], directory: Path) -> list[str]:
     touched = sorted({package.name for package in [*behind, *extra]})
     if not touched:
         return []
-    lost = [p.file for p in behind if not (directory / p.file).is_file() and p.key not in _same_version(behind)]
+    lost = [package.file for package in _to_unpack(behind) if not (directory / package.file).is_file()]
     if lost:
         raise TransactionError(f"no .deb in {directory}: {', '.join(lost)}")
     environment = {**ENVIRONMENT, "DPKG_FRONTEND_LOCKED": "true"}
     dpkg = ["dpkg", "--force-confdef", "--force-confold", "--force-downgrade", "--auto-deconfigure"]
+    error = ""
     with frontend_lock(), services_untouched():
-        error = ""
+        # again, as a package may have to be configured before another one can be unpacked
         for _round in range(ROUNDS):
-            debs = [str(directory / p.file) for p in behind if (directory / p.file).is_file()]
-            code, said = (0, "")
-            if debs:
-                code, said = run([*dpkg, "--unpack", *debs], environment, seconds=600, codes=None)
-            configured, told = run([*dpkg, "--configure", "--pending"], environment, seconds=600, codes=None)
+            debs = [str(directory / package.file) for package in _to_unpack(behind)]
+            error = ""
+            for action in (["--unpack", *debs] if debs else [], ["--configure", "--pending"]):
+                code, said = run([*dpkg, *action], environment, seconds=600, codes=None) if action else (0, "")
+                error = error or (said if code else "")
             behind, extra = differences(wanted)
-            error = said if code else told if configured else ""
             if not behind:
                 break
         if extra and not behind:
             names = [f"{p.name}:{p.architecture}" if p.architecture != "all" else p.name for p in extra]
-            run(["dpkg", "--purge", *names], environment, seconds=600)
+            _code, error = run(["dpkg", "--purge", *names], environment, seconds=600, codes=None)
             behind, extra = differences(wanted)
     if behind or extra:
-        names = ", ".join(f"{p.name} {p.version}" for p in behind) or ", ".join(p.name for p in extra)
-        raise TransactionError(f"dpkg did not bring back {names}: {error.strip()[-600:]}")
+        names = [f"{p.name} {p.version}" for p in behind] or [p.name for p in extra]
+        raise TransactionError(f"dpkg did not bring back {', '.join(names)}: {error.strip()[-600:]}")
     return touched
 
 
-def _same_version(packages: Sequence[Package]) -> set[tuple[str, str]]:
-    """Those that dpkg has in the right version, only not configured."""
-    now = {p.key: p.version for p in installed()}
-    return {p.key for p in packages if now.get(p.key) == p.version}
+def _to_unpack(behind: Sequence[Package]) -> list[Package]:
+    """Those that are not only to be configured."""
+    now = {package.key: package for package in installed()}
+    unpacked = ("unpacked", "half-configured", "triggers-awaited", "triggers-pending")
+    return [
+        p for p in behind if p.key not in now or now[p.key].version != p.version or now[p.key].state not in unpacked
+    ]

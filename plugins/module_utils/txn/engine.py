@@ -137,7 +137,6 @@ class Engine:
 
     def resolve(self, _history: History) -> Any:
         """What apt would do. Raises TransactionError when there is no way back from it, or no space."""
-        dpkg.update_lists()
         plan = dpkg.resolve(self.request["packages"])
         if removed := [name for name, _old, new in plan if not new]:
             raise TransactionError(f"apt would remove {', '.join(removed)}: decide that yourself")

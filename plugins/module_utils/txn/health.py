@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import smtplib
+import socket
 import ssl
 import time
 import uuid
@@ -146,8 +147,11 @@ def filtered(hostname: str) -> str:
 
 def logs_in(user: Account, hostname: str) -> str:
     """Whether the webmail lets the mailbox in."""
-    connection = http.client.HTTPSConnection("127.0.0.1", 443, timeout=SECONDS, context=context())
-    headers = {"Host": hostname, "User-Agent": "mailwright-update"}
+    connection = http.client.HTTPSConnection(hostname, timeout=SECONDS)
+    # this host, whatever its name leads to
+    plain = socket.create_connection(("127.0.0.1", 443), SECONDS)
+    connection.sock = context().wrap_socket(plain, server_hostname=hostname)
+    headers = {"User-Agent": "mailwright-update"}
     connection.request("GET", "/?_task=login", headers=headers)
     page = connection.getresponse()
     text = page.read().decode("utf-8", "replace")

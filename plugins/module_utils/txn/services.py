@@ -169,10 +169,13 @@ def _answers(unit: str) -> None:
 @contextlib.contextmanager
 def closed() -> Iterator[None]:
     """Refuse new connections for mail from outside meanwhile, so that senders come again at once."""
-    rules = (
-        f"table inet {TABLE} {{ chain input {{ type filter hook input priority -10; "
-        "tcp dport { 25, 465, 587 } ct state new reject with tcp reset; } }"
-    )
+    rules = f"""table inet {TABLE} {{
+        chain input {{
+            type filter hook input priority -10
+            tcp dport {{ 25, 465, 587 }} ct state new reject with tcp reset
+        }}
+    }}
+    """
     run(["nft", "-f", "-"], data=rules)
     try:
         yield

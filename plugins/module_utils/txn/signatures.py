@@ -88,6 +88,13 @@ def _judge(field: Field, tags: dict[str, str], others: Sequence[Field], body: by
     return "" if _openssl(tags.get("a", ""), path, covered, base64.b64decode(tags.get("b", ""))) else "does not verify"
 
 
+def ed25519_public(key: bytes) -> str:
+    """The public key in PEM form of a private one as the filter reads it: seed and public key in base64."""
+    # RFC 8410 section 4: what comes before the key in a SubjectPublicKeyInfo
+    info = bytes.fromhex("302a300506032b6570032100") + base64.b64decode(key)[32:]
+    return f"-----BEGIN PUBLIC KEY-----\n{base64.b64encode(info).decode()}\n-----END PUBLIC KEY-----\n"
+
+
 def _openssl(algorithm: str, key: str, covered: bytes, signature: bytes) -> bool:
     with tempfile.TemporaryDirectory() as directory:
         signed, data, public = (os.path.join(directory, name) for name in ("signature", "data", "public"))
@@ -96,7 +103,11 @@ def _openssl(algorithm: str, key: str, covered: bytes, signature: bytes) -> bool
         # an Ed25519 signature is over the hash (RFC 8463 section 3)
         with open(data, "wb") as stream:
             stream.write(hashlib.sha256(covered).digest() if algorithm == "ed25519-sha256" else covered)
-        subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True, capture_output=True)
+        if algorithm == "ed25519-sha256":
+            with open(key, "rb") as stream, open(public, "w", encoding="ascii") as target:
+                target.write(ed25519_public(stream.read()))
+        else:
+            subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True, capture_output=True)
         if algorithm == "ed25519-sha256":
             argv = [
                 "openssl",

@@ -41,6 +41,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.txn.storage impo
 ROOT = Path("/var/lib/mailwright/snapshots")
 RECORDS = Path("/var/lib/mailwright/config")
 SECRETS = Path("/etc/mailwright/secrets")
+UCF = Path("/var/lib/ucf")
 DATABASES = ("mailwright", "roundcube")
 # Which key signs, and what the DNS shall hold, go with the DKIM rotation, which does not go back.
 NEVER = ("/etc/rspamd/local.d/dkim_signing.conf", "/etc/rspamd/local.d/arc.conf", "/etc/mailwright/dns/*")
@@ -107,8 +108,11 @@ def managed() -> list[str]:
 
 
 def conffiles() -> dict[str, str]:
-    """Path -> package of every conffile that dpkg knows."""
+    """Path -> package of every configuration file that dpkg, or the program ucf for it, looks after."""
     found = {}
+    if UCF.joinpath("registry").exists():
+        rows = map(str.split, UCF.joinpath("registry").read_text(encoding="utf-8").splitlines())
+        found = {row[1]: row[0] for row in rows if len(row) == 2}
     package = ""
     for line in output(["dpkg-query", "-W", "-f", "${Package}\n${Conffiles}\n"]).splitlines():
         if line.startswith(" /"):
@@ -124,7 +128,8 @@ def what_to_keep() -> list[Entry]:
     wanted.update({str(path): ("secret", "") for path in SECRETS.glob("*")})
     wanted.update(dict.fromkeys(managed(), ("managed", "")))
     wanted.update({str(path): ("state", "") for path in RECORDS.glob("*.json")})
-    wanted["/var/lib/apt/extended_states"] = ("state", "")
+    for path in ("/var/lib/apt/extended_states", f"{UCF}/registry", f"{UCF}/hashfile"):
+        wanted[path] = ("state", "")
     for path in [path for path in wanted if any(fnmatch.fnmatchcase(path, glob) for glob in NEVER)]:
         del wanted[path]
     entries = (read_entry(path, *why) for path, why in sorted(wanted.items()))
