@@ -68,11 +68,13 @@ def send(number: int) -> None:
 def read() -> None:
     """A mail program that stays connected and comes again when it is cut off."""
     while not stop.is_set():
-        with contextlib.suppress(OSError, imaplib.IMAP4.error):
-            with imaplib.IMAP4_SSL(SETTINGS["host"], 993, ssl_context=TLS, timeout=10) as box:
-                box.login(SETTINGS["to"], SETTINGS["password"])
-                while not stop.wait(0.5):
-                    box.select("INBOX", readonly=True)
+        with (
+            contextlib.suppress(OSError, imaplib.IMAP4.error),
+            imaplib.IMAP4_SSL(SETTINGS["host"], 993, ssl_context=TLS, timeout=10) as box,
+        ):
+            box.login(SETTINGS["to"], SETTINGS["password"])
+            while not stop.wait(0.5):
+                box.select("INBOX", readonly=True)
         stop.wait(0.5)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from ansible_collections.mailwright.server.plugins.module_utils.directory import schema, store, webmail
 from ansible_collections.mailwright.server.plugins.module_utils.packages import policy
-from ansible_collections.mailwright.server.plugins.module_utils.packages.store import STORE, Package, prune
+from ansible_collections.mailwright.server.plugins.module_utils.packages.store import STORE, Package, keep, prune
 from ansible_collections.mailwright.server.plugins.module_utils.probes.runner import reason
 from ansible_collections.mailwright.server.plugins.module_utils.txn import dpkg, health, machine, services, snapshot
 from ansible_collections.mailwright.server.plugins.module_utils.txn.journal import (
@@ -288,7 +288,11 @@ class Engine:
         """Tidy up and let go. Done again from the start when it is interrupted."""
         services.reopen()
         policy.release()
-        _empty(self.transaction.directory.parent.parent / "download", make=False)
+        download = self.transaction.directory.parent.parent / "download"
+        # what is installed now came from here, and the next way back needs it
+        for source in (download, snapshot.ROOT / self.request.get("snapshot", self.transaction.id) / "packages"):
+            keep(dpkg.installed(), source)
+        _empty(download, make=False)
         if (snapshot.ROOT / self.transaction.id / "manifest.json").exists():
             self.taken().settle(history.ending)
             plan = (history.effects.get("resolve") or {"packages": True})["packages"]

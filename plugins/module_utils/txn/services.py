@@ -23,7 +23,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.probes.services 
 from ansible_collections.mailwright.server.plugins.module_utils.txn.programs import output, run
 from ansible_collections.mailwright.server.plugins.module_utils.txn.storage import TransactionError
 
-POSTFIX = "postfix.service"
+POSTFIX, RSPAMD = "postfix.service", "rspamd.service"
 # What a message passes through while Postfix has it: restarted together, while nothing is under way.
 MAIL_PATH = (
     "postgresql@17-main.service", "redis-server.service", "unbound.service", "postfix-mta-sts-resolver.service",
@@ -47,7 +47,7 @@ QUIET_SECONDS = 3.0
 START_SECONDS = 30.0
 TABLE = "mailwright_transaction"
 # Where a unit of which systemd knows only that its process runs accepts connections.
-ANSWERS = {"rspamd.service": "/run/rspamd/milter.sock", "dovecot.service": "/run/dovecot/postfix-lmtp"}
+ANSWERS = {RSPAMD: "/run/rspamd/milter.sock", "dovecot.service": "/run/dovecot/postfix-lmtp"}
 SPOOL = "/var/spool/postfix"
 
 
@@ -128,6 +128,9 @@ def restart(units: Sequence[str]) -> float:
         started = time.monotonic()
         quiet()
         jobs = [_start(["systemctl", "stop", POSTFIX])]
+        if RSPAMD in path:
+            # told to stop, its workers wait ten seconds for connections that nobody uses
+            run(["systemctl", "kill", "--signal=KILL", RSPAMD], codes=None)
         if path:
             jobs.append(_start(["systemctl", "restart", *path]))
         problems = [problem for job in jobs if (problem := _finish(job))]
