@@ -69,6 +69,8 @@ def added(line: str) -> Callable[[str], str]:
 SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("base", "/etc/sysusers.d/mailwright.conf", "no-such-type", added("q vmail2 - -")),
     ("base", "/etc/tmpfiles.d/mailwright.conf", "bad-mode", swapped("0750", "rwxr-x---")),
+    ("base", "/etc/apt/apt.conf.d/80mailwright", "unclosed", swapped('keep-packages";', 'keep-packages"')),
+    ("base", "/usr/local/lib/mailwright/keep-packages", "unclosed", swapped("    esac ||", "    ||")),
     ("resolver", "/etc/unbound/unbound.conf", "unknown-option", swapped("    prefetch: yes", "    prefetsch: yes")),
     ("resolver", "/etc/unbound/unbound.conf", "bad-address", swapped("interface: ::1", "interface: ::g")),
     ("resolver", "/etc/resolv.conf", "no-server", swapped("nameserver 127.0.0.1\n", "")),

@@ -107,7 +107,8 @@ class Engine:
 
     def probe(self, _history: History) -> Any:
         """How the host does before anything changes: what is broken already is not held against the change."""
-        return {"findings": health.look(self.request), "units": services.states()}
+        findings, _bad = health.compare(self.request, {}, self.request["health_seconds"])
+        return {"findings": findings, "units": services.states()}
 
     def snapshot(self, history: History) -> Any:
         """Take the snapshot; when an older one is to be restored, see that it is whole."""

@@ -38,7 +38,7 @@ SOCKET = "/var/run/postgresql"
 PREFIX = "mailwright-probe-"
 KEYS = Path("/var/lib/mailwright/dkim")
 MAIL = Path("/var/vmail")
-SECONDS = 10.0
+SECONDS = 20.0
 # GTUBE: every filter that works refuses it; in two parts, so that no filter takes this file for spam
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*" + "GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 # check -> empty when it is well, or what is wrong
