@@ -15,7 +15,9 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -27,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ansible_collections.mailwright.server.plugins.module_utils.txn import bundle
 from ansible_collections.mailwright.server.tests.integration.throwaway import changed_paths, snapshot
-from connection import wait_until
+from connection import CHECKOUT, wait_until
 
 if TYPE_CHECKING:
     from ansible_collections.mailwright.server.tests.integration.conftest import Server
@@ -322,3 +324,178 @@ def test_a_broken_update_undoes_itself(host: Server, token: str, variant: str) -
     assert words in said["cause"]
     assert before.differences(State.of(host)) == []
     print(f"  {variant}: {said['cause'][:100]!r}; rolled back in {rollback_seconds(host):.0f} s")
+
+
+# --- interruptions --------------------------------------------------------------------------------------------------
+
+# The records of a journal: begin, start, then three for each step. What a kill in between leads to is decided in
+# test_txn_journal.py; here it happens to a real dpkg.
+GOOD_RECORDS = range(2, 31)
+UNDO_RECORDS = range(25, 39)
+CONFIRMED = 29
+
+
+def lab(server: Server, *arguments: str) -> None:
+    subprocess.run([sys.executable, str(CHECKOUT / "tests/lab/lab.py"), *arguments, server.name], check=True)
+
+
+def by_hand(server: Server) -> str:
+    """The newest snapshot's own program, without network."""
+    newest = max(server.run(f"ls {SNAPSHOTS}").split())
+    return server.run(f"unshare --net python3 -I {SNAPSHOTS}/{newest}/restore.pyz 2>&1", timeout=600)
+
+
+def judge(server: Server, before: State, variant: str, *, committed: bool) -> None:
+    """The host is in one of the two states, wholly, and in the right one."""
+    assert settled(server) == ("committed" if committed else "rolled back")
+    if committed:
+        number = {"small": 2}[variant]
+        now = set(State.of(server).packages.splitlines()) - set(before.packages.splitlines())
+        assert now and all(f"+lab{number} installed" in line for line in now)
+        assert "the host is as it was" in by_hand(server)
+    assert before.differences(State.of(server)) == []
+    assert server.show("postfix", "ActiveState") == "active"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("variant", "number"), [*(("small", n) for n in GOOD_RECORDS), *(("milter", n) for n in UNDO_RECORDS)]
+)
+def test_an_engine_killed_after_any_record_settles(host: Server, token: str, variant: str, number: int) -> None:
+    before = State.of(host)
+    rebuild(host, variant)
+    with flowing(host, token):
+        begin(host, watch=WATCH.format(number=number, confirm=variant == "small", name="SIGKILL"))
+        judge(host, before, variant, committed=variant == "small" and number >= CONFIRMED)
+
+
+# number of the record that begins the step, and seconds after that
+CUTS = {
+    "snapshot": ("small", 6, 1.0),
+    "migrate": ("small", 9, 0.0),
+    "pull": ("small", 15, 0.5),
+    "deploy": ("small", 18, 4.0),
+    "restart": ("small", 21, 1.0),
+    "health-check": ("small", 24, 1.0),
+    "complete": ("small", 27, 1.0),
+    "rollback": ("milter", 26, 2.0),
+    "rollback-restart": ("milter", 32, 0.5),
+}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("phase", CUTS)
+def test_a_power_cut_in_any_phase_settles_at_boot(host: Server, token: str, phase: str) -> None:
+    variant, number, seconds = CUTS[phase]
+    before = State.of(host)
+    rebuild(host, variant)
+    with flowing(host, token):
+        begin(host, watch=WATCH.format(number=number, confirm=False, name="SIGCONT"))
+        time.sleep(seconds)
+        lab(host, "power-cut")
+        lab(host, "up")
+        judge(host, before, variant, committed=False)
+        wait_until(lambda: host.show("postfix", "ActiveState") == "active", 120, "Postfix")
+
+
+@pytest.mark.faults
+def test_a_second_failure_ends_inconsistent_and_the_program_puts_it_right(host: Server, token: str) -> None:
+    before = State.of(host)
+    rebuild(host, "start")
+    with flowing(host, token):
+        begin(host, watch=WATCH.format(number=18, confirm=False, name="SIGSTOP"))
+        # the way back is blocked behind its back
+        newest = max(host.run(f"ls {SNAPSHOTS}").split())
+        packages = f"{SNAPSHOTS}/{newest}/packages"
+        host.run(f"mkdir /root/hidden && mv {packages}/postfix_* /root/hidden/")
+        host.run("systemctl kill --signal=CONT mailwright-transaction.service")
+        assert settled(host) == "inconsistent"
+        said = ending(host)
+        assert said["phase"] == "deploy" and "no .deb" in said["undo_cause"], said
+        assert f"python3 -I {SNAPSHOTS}/{newest}/restore.pyz" in said["advice"]
+        assert host.show("mailwright-transaction.service", "ExecMainStatus") == "4"
+        assert "no .deb" in host.run(f"python3 -I {SNAPSHOTS}/{newest}/restore.pyz 2>&1", check=False)
+        host.run(f"mv /root/hidden/* {packages}/ && rmdir /root/hidden")
+        assert "the host is as it was" in by_hand(host)
+    assert before.differences(State.of(host)) == []
+
+
+@contextlib.contextmanager
+def small_disk(server: Server) -> Iterator[None]:
+    """Our directory on a file system of its own, with 300 MiB left."""
+    server.run(
+        "mkdir -p /mnt/small && size=$(($(du -sm /var/lib/mailwright | cut -f1) + 400))"
+        " && mount -t tmpfs -o size=${size}M none /mnt/small"
+        " && cp -a /var/lib/mailwright/. /mnt/small && mount --bind /mnt/small /var/lib/mailwright"
+    )
+    try:
+        yield
+    finally:
+        server.run("umount -l /var/lib/mailwright /mnt/small")
+
+
+FILL = "dd if=/dev/zero of=/var/lib/mailwright/full bs=1M 2>/dev/null; sync; df /var/lib/mailwright"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [2, 6, 12, 15, 18, 21, 24, 27])
+def test_a_full_disk_is_refused_or_undone(host: Server, token: str, number: int) -> None:
+    before = State.of(host)
+    rebuild(host, "small")
+    with small_disk(host), flowing(host, token):
+        begin(host, confirm_seconds=20, watch=WATCH.format(number=number, confirm=False, name="SIGSTOP"))
+        host.run(FILL)
+        host.run("systemctl kill --signal=CONT mailwright-transaction.service")
+        assert settled(host) == "rolled back"
+        print(f"  full at record {number}: {ending(host)['cause'][:120]}")
+        host.run("rm /var/lib/mailwright/full")
+    assert before.differences(State.of(host)) == []
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("phase", ["snapshot", "pull", "deploy", "health-check", "complete"])
+def test_a_killed_controller_leaves_the_host_as_it_was(host: Server, token: str, phase: str) -> None:
+    before = State.of(host)
+    rebuild(host, "small")
+    first = {
+        "snapshot": "probe",
+        "pull": "resolve",
+        "deploy": "install",
+        "health-check": "check",
+        "complete": "confirm",
+    }
+    old = len(host.run(f"ls -d {TXN}/2*", check=False).split())
+    with flowing(host, token):
+        command = ["ansible-playbook", "-i", str(host.lab.state / "inventory.yml"), "-e", "update_confirm_seconds=15",
+                   "mailwright.server.update"]  # fmt: skip
+        path = host.lab.env["PATH"].replace("$PATH", os.environ["PATH"])
+        controller = subprocess.Popen(
+            command, env={**os.environ, **host.lab.env, "PATH": path}, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+        def begun() -> bool:
+            if len(host.run(f"ls -d {TXN}/2*", check=False).split()) == old:
+                return False
+            return any(r.get("step") == first.get(phase, "confirm") for r in journal(host))
+
+        wait_until(begun, 600, f"phase {phase}")
+        os.killpg(controller.pid, signal.SIGKILL)
+        controller.wait()
+        judge(host, before, "small", committed=False)
+
+
+@pytest.mark.faults
+def test_a_host_that_cannot_be_reached_goes_back(host: Server, token: str) -> None:
+    before = State.of(host)
+    rebuild(host, "small")
+    # until the timer lets us in again, nobody reaches the host by SSH
+    host.run(
+        "printf '%s\\n' 'table inet cut { chain i { type filter hook input priority -20' 'tcp dport 22 drop' '}' '}' "
+        "> /root/cut.nft && systemd-run --on-active=180 nft delete table inet cut"
+    )
+    with flowing(host, token):
+        begin(host, confirm_seconds=10, watch=WATCH.format(number=21, confirm=False, name="SIGCONT"))
+        host.run("(sleep 1; nft -f /root/cut.nft) >/dev/null 2>&1 &")
+        judge(host, before, "small", committed=False)
+    assert "nobody confirmed" in ending(host)["cause"]

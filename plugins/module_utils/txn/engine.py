@@ -31,12 +31,15 @@ from ansible_collections.mailwright.server.plugins.module_utils.txn.journal impo
     History,
 )
 from ansible_collections.mailwright.server.plugins.module_utils.txn.storage import (
+    BALLAST_BYTES,
     Transaction,
     TransactionError,
     locked,
 )
 
 LOCK_SECONDS = 60.0
+# How many times larger a package becomes.
+UNPACKED = 5
 SOCKET = "/var/run/postgresql"
 
 
@@ -142,9 +145,11 @@ class Engine:
         if removed := [name for name, _old, new in plan if not new]:
             raise TransactionError(f"apt would remove {', '.join(removed)}: decide that yourself")
         size = dpkg.download_bytes(self.request["packages"])
-        # beside the downloads: dpkg unpacks new files beside the old ones
-        snapshot.need(self.transaction.directory, size, "the download")
-        snapshot.need(Path("/usr"), 5 * size, "unpacking the update")
+        # dpkg unpacks new files beside the old ones, and so it does on the way back, for which space is set aside
+        unpacked = UNPACKED * size
+        snapshot.need(self.transaction.directory, size + unpacked, "the download, and the way back,")
+        self.transaction.grow_ballast(max(BALLAST_BYTES, unpacked))
+        snapshot.need(Path("/usr"), unpacked, "unpacking the update")
         return {"packages": [list(item) for item in plan], "bytes": size}
 
     def download(self, history: History) -> Any:

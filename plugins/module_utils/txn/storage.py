@@ -70,8 +70,7 @@ class Transaction:
         self.directory.mkdir(mode=0o700)
         write_atomically(str(self.directory / "request.json"), json.dumps(dict(request), indent=1).encode())
         write_atomically(str(self.directory / "engine.pyz"), engine)
-        with open(self.directory / "ballast", "wb") as stream:
-            os.posix_fallocate(stream.fileno(), 0, BALLAST_BYTES)
+        self.grow_ballast(BALLAST_BYTES)
         self.append({"record": "begin", "kind": request["kind"], "id": identifier})
         sync_directory(str(root))
         staged = root / f".open-{identifier}"
@@ -109,6 +108,11 @@ class Transaction:
             os.fsync(handle)
         if fresh:
             sync_directory(str(self.directory))
+
+    def grow_ballast(self, size: int) -> None:
+        """Set space aside. Raises OSError when it is not there."""
+        with open(self.directory / "ballast", "ab") as stream:
+            os.posix_fallocate(stream.fileno(), 0, size)
 
     def drop_ballast(self) -> None:
         (self.directory / "ballast").unlink(missing_ok=True)
