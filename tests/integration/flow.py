@@ -78,11 +78,16 @@ def read() -> None:
         stop.wait(0.5)
 
 
+def wait_for_the_end() -> None:
+    sys.stdin.read()
+    stop.set()
+
+
 def main() -> None:
-    threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
     reader = threading.Thread(target=read)
     reader.start()
-    threads = []
+    threads: list[threading.Thread] = []
     begin = time.monotonic()
     number = 0
     while not stop.wait(max(0.0, begin + number / SETTINGS["rate"] - time.monotonic())):

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ansible_collections.mailwright.server.plugins.module_utils.txn import engine, snapshot
+from ansible_collections.mailwright.server.plugins.module_utils.txn import dpkg, engine, snapshot
 from ansible_collections.mailwright.server.plugins.module_utils.txn.storage import TransactionError
 
 
@@ -39,7 +39,7 @@ def main() -> int:
 def _restore(directory: Path, arguments: argparse.Namespace) -> int:
     taken = snapshot.Snapshot(directory)
     if arguments.check:
-        behind, extra = engine.dpkg.differences(taken.packages)
+        behind, extra = dpkg.differences(taken.packages)
         for package in behind:
             print(f"package {package.name}: not {package.version}")
         for package in extra:

@@ -30,6 +30,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.txn.journal impo
     DamagedError,
     History,
 )
+from ansible_collections.mailwright.server.plugins.module_utils.txn.snapshot import Snapshot
 from ansible_collections.mailwright.server.plugins.module_utils.txn.storage import (
     BALLAST_BYTES,
     Transaction,
@@ -129,7 +130,7 @@ class Engine:
             raise TransactionError(f"no .deb of what is installed: {', '.join(p.file for p in missing)}")
         return {"files": len(taken.entries), "packages": len(taken.packages)}
 
-    def _now_other(self, target: snapshot.Snapshot) -> list[Package]:
+    def _now_other(self, target: Snapshot) -> list[Package]:
         """The installed packages that the target has not, or not in this version."""
         wanted = set(target.packages)
         return [package for package in dpkg.installed() if package not in wanted]
@@ -234,7 +235,7 @@ class Engine:
 
     # --- back -------------------------------------------------------------------------------------------------------
 
-    def taken(self) -> snapshot.Snapshot:
+    def taken(self) -> Snapshot:
         """This transaction's own snapshot."""
         return snapshot.find(self.transaction.id)
 

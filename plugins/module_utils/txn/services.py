@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ansible_collections.mailwright.server.plugins.module_utils.probes.services import UNITS, parse_units
@@ -87,7 +87,7 @@ def _replaced(pid: str) -> bool:
     return False
 
 
-def concerned(packages: Collection[str], files: Collection[str], manifests: dict[str, Collection[str]]) -> list[str]:
+def concerned(packages: Collection[str], files: Collection[str], manifests: Mapping[str, Collection[str]]) -> list[str]:
     """Managed units that run something else now: their package, a library, or their configuration changed.
 
     manifests: what config_tree wrote, by its name.
