@@ -103,6 +103,7 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("mta_sts", "/etc/mta-sts-daemon.yml", "unknown-setting", swapped("tlsrpt:", "tlsreport:")),
     ("mta_sts", "/etc/mta-sts-daemon.yml", "bad-value", swapped("port: 8461", "port: smtp")),
     ("mta_sts", "/usr/local/lib/mailwright/mta-sts-daemon", "unclosed", swapped("usable(record)", "usable(rec")),
+    ("transaction", "/etc/systemd/system/mailwright-recovery.service", "unknown-key", added("[Service]\nRestat=always")),
     ("acme", "/etc/mailwright/acme/settings.json", "no-hostname", swapped("'hostname'", "'hostnam'")),
     ("acme", "/etc/mailwright/acme/ca.pem", "no-certificate",
      swapped("{{ lookup('ansible.builtin.file', mail_model.tls.acme.ca_file) }}", f"-----BEGIN {GARBAGE}-----")),
@@ -187,6 +188,7 @@ UNITS = {
     "web": ["nginx.service"],
     "mta_sts": ["postfix-mta-sts-resolver.service"],
     "acme": ["certbot.timer"],
+    "transaction": ["mailwright-recovery.service"],
     "roundcube": ["php8.4-fpm.service", "nginx.service"],
 }
 
@@ -312,10 +314,15 @@ def planted_in(*roles: str) -> Any:
     )
 
 
-@planted_in(*UNITS.keys() - {"acme"})
+@planted_in(*UNITS.keys() - {"acme", "transaction"})
 def test_a_planted_error_changes_nothing(field: Field, plant: Plant) -> None:
     plant_and_compare(field, plant)
     serves(field.host, plant.role)
+
+
+@planted_in("transaction")
+def test_a_planted_error_in_what_an_update_brings_changes_nothing(field: Field, plant: Plant) -> None:
+    plant_and_compare(field, plant)
 
 
 def plant_and_compare(field: Field, plant: Plant, **variables: Any) -> None:
@@ -435,5 +442,5 @@ def test_after_an_error_on_a_bare_host_a_good_apply_succeeds(tmp_path: Path) -> 
             assert host.ssh(f"test -e /var/lib/mailwright/config/{role}.json && echo written", check=False) == ""
         assert host.site().returncode == 0
         assert recap(host.site("--check"), host.name)["changed"] == 0
-        for role in UNITS.keys() - {"acme"}:
+        for role in UNITS.keys() - {"acme", "transaction"}:
             serves(host, role)

@@ -243,7 +243,8 @@ def host(server: Server) -> Iterator[Server]:
     """The host under test with a limit that lets the flow pass; afterwards in its own versions again."""
     before = server.run("dpkg-query -W -f '${Package} ${Version}\\n'")
     server.run(
-        f"mkdir -p $(dirname {OVERRIDE}) && echo 'rates {{ user = \"100000 / 1h\"; }}' > {OVERRIDE}"
+        f"mkdir -p $(dirname {OVERRIDE})"
+        f" && echo 'rates {{ user {{ bucket {{ burst = 100000; rate = \"100000 / 1h\"; }} }} }}' > {OVERRIDE}"
         " && systemctl restart rspamd"
     )
     server.run("rm -rf /srv/updates /etc/apt/sources.list.d/lab-updates.list; apt-get -q update")
