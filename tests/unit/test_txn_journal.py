@@ -30,7 +30,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.txn.machine impo
     phase_of,
 )
 from ansible_collections.mailwright.server.plugins.module_utils.txn.storage import Transaction, TransactionError, locked
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 KINDS = st.sampled_from(sorted(PHASES))
@@ -83,6 +83,7 @@ def test_a_run_ends_in_one_ending(kind: str, failing: frozenset[str]) -> None:
     assert touched or not replay(records).intended & set(UNDO)
 
 
+@settings(max_examples=25, deadline=None)
 @given(KINDS, st.frozensets(st.sampled_from([*forward("update"), "restore", *UNDO])), st.data())
 def test_every_prefix_settles(kind: str, failing: frozenset[str], data: st.DataObject) -> None:
     """Killed after any record, at any byte of it, once or again and again, then started by systemd or at boot."""

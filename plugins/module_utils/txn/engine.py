@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -199,13 +200,14 @@ class Engine:
     def activate(self, history: History) -> Any:
         """Restart what runs something old, and bring Roundcube's schema to its program."""
         changed = history.effects.get("install") or history.effects["restore"]
-        closed = self.restart(changed["packages"], changed["files"])
+        closed = self.restart(changed["packages"], changed["files"], [])
         if self.request["features"].get("webmail"):
             self._update_webmail()
         return closed
 
-    def restart(self, packages: list[str], files: list[str]) -> Any:
+    def restart(self, packages: list[str], files: list[str], down: list[str]) -> Any:
         units = services.concerned(packages, files, _manifests())
+        units += [unit for unit in down if unit not in units]
         return {"units": units, "closed_seconds": round(services.restart(units), 2)}
 
     def _update_webmail(self) -> None:
@@ -254,7 +256,8 @@ class Engine:
             name for step in ("install", "restore") for name in (history.effects.get(step) or {}).get("packages", [])
         }
         packages |= set(history.effects["undo-packages"]["packages"])
-        return self.restart(sorted(packages), history.effects["undo-files"]["files"])
+        down = services.down(history.effects["probe"]["units"])
+        return self.restart(sorted(packages), history.effects["undo-files"]["files"], down)
 
     def undo_verify(self, history: History) -> Any:
         """See that versions and files are those of the snapshot, and services run. Raises TransactionError.
@@ -293,6 +296,7 @@ class Engine:
 
     def close(self, history: History) -> None:
         """Tidy up and let go. Done again from the start when it is interrupted."""
+        self.transaction.drop_ballast()
         services.reopen()
         policy.release()
         download = self.transaction.directory.parent.parent / "download"
@@ -320,13 +324,7 @@ def _manifests() -> dict[str, list[str]]:
 
 def _empty(directory: Path, *, make: bool = True) -> None:
     """Make a directory empty, or remove it."""
-    if directory.is_dir():
-        for path in [*directory.glob("partial/*"), *directory.iterdir()]:
-            if path.is_dir():
-                path.rmdir()
-            elif path.exists():
-                path.unlink()
-        directory.rmdir()
+    shutil.rmtree(directory, ignore_errors=True)
     if make:
         directory.mkdir(mode=0o700, parents=True)
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -94,7 +95,17 @@ class Transaction:
         return replay(self.records())
 
     def append(self, record: Record) -> None:
-        """Write one record, on disk before this returns; a torn line at the end goes first."""
+        """Write one record, on disk before this returns. A disk that is full gets the space that was set aside."""
+        try:
+            self._append(record)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self.drop_ballast()
+            self._append(record)
+
+    def _append(self, record: Record) -> None:
+        # a torn line at the end goes first
         path = self.directory / "journal"
         fresh = not path.exists()
         stamped = {"at": round(time.time(), 3), "boot": boot_id(), **record}
