@@ -306,7 +306,7 @@ def field(server: Any, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Fi
     return field
 
 
-def planted_in(*roles: str) -> Any:
+def planted_in(*roles: str) -> pytest.MarkDecorator:
     """Each of those roles' errors as a test's parameter ``plant``."""
     chosen = [plant for plant in PLANTS if plant.role in roles]
     return pytest.mark.parametrize(
