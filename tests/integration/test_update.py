@@ -259,6 +259,9 @@ def host(server: Server) -> Iterator[Server]:
     try:
         yield server
     finally:
+        if server.run("dpkg-query -W -f '${Package} ${Version}\\n'") != before:
+            # a test has failed in between
+            by_hand(server)
         server.run(
             f"rm -rf {OVERRIDE} /srv/updates /etc/apt/sources.list.d/lab-updates.list; systemctl restart rspamd; "
             "apt-get -q update"

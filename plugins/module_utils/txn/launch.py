@@ -56,15 +56,13 @@ def find(name: str) -> Transaction:
 
 
 def wait(transaction: Transaction, phase: str, seconds: float) -> History:
-    """Until the phase is done, or the transaction has ended. Raises TransactionError when the time is up.
-
-    In the last phase but the confirmation is missing, so that one is waited for only until it is asked for.
-    """
+    """Until the phase is done, or the transaction has ended and let go. Raises TransactionError when the time is up."""
     end = time.monotonic() + seconds
     while True:
         history = transaction.history()
         if history.ending:
-            if Transaction.opened() is None:
+            opened = Transaction.opened()
+            if opened is None or opened.id != transaction.id:
                 return history
         elif not machine.turned(history) and machine.phase_done(history, phase):
             return history
