@@ -8,9 +8,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from ansible_collections.mailwright.server.plugins.module_utils.txn import dpkg, engine, snapshot
 from ansible_collections.mailwright.server.plugins.module_utils.txn.storage import TransactionError
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Tell the person who runs this, at once."""
+    (stream or sys.stdout).write(f"{text}\n")
+    (stream or sys.stdout).flush()
 
 
 def main() -> int:
@@ -32,7 +39,7 @@ def main() -> int:
             return _restore(archive.parent, arguments)
         return engine.settle(at_boot=arguments.command == "recover")
     except TransactionError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
 
 
@@ -41,12 +48,12 @@ def _restore(directory: Path, arguments: argparse.Namespace) -> int:
     if arguments.check:
         behind, extra = dpkg.differences(taken.packages)
         for package in behind:
-            print(f"package {package.name}: not {package.version}")
+            say(f"package {package.name}: not {package.version}")
         for package in extra:
-            print(f"package {package.name}: was not there")
+            say(f"package {package.name}: was not there")
         for path in taken.changed_files(None):
-            print(f"file {path}")
+            say(f"file {path}")
         return 0
     if arguments.databases:
-        print(f"databases put back: {', '.join(taken.restore_databases())}")
-    return engine.restore_by_hand(directory, print)
+        say(f"databases put back: {', '.join(taken.restore_databases())}")
+    return engine.restore_by_hand(directory, say)
