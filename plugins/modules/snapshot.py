@@ -89,7 +89,7 @@ snapshots:
   contains:
     id: {description: Its name., type: str}
     reason: {description: Why it was taken., type: str}
-    created: {description: When, in seconds since 1970., type: int}
+    created: {description: Seconds since 1970 when it was taken., type: int}
     ending: {description: How its transaction ended., type: str}
     bytes: {description: Space that it alone occupies., type: int}
 """
