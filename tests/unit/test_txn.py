@@ -16,6 +16,7 @@ from pathlib import Path
 import dkim
 import pytest
 from ansible_collections.mailwright.server.plugins.module_utils.packages import store
+from ansible_collections.mailwright.server.plugins.module_utils.probes import transaction
 from ansible_collections.mailwright.server.plugins.module_utils.txn import bundle, health, launch, signatures, snapshot
 from ansible_collections.mailwright.server.plugins.module_utils.txn.storage import TransactionError
 from cryptography.hazmat.primitives import serialization
@@ -89,6 +90,21 @@ def test_what_was_broken_before_is_not_held_against_a_change() -> None:
     before = {"delivery": "", "webmail": "no log-in form"}
     assert health.worse(before, {"delivery": "", "webmail": "refuses", "units": "x"}) == {"units": "x"}
     assert health.worse(before, {"delivery": "lost", "webmail": ""}) == {"delivery": "lost"}
+
+
+@pytest.mark.parametrize(
+    ("last", "status", "words"),
+    [
+        ({"ending": "committed"}, "ok", "committed"),
+        ({"ending": "rolled back", "phase": "deploy", "cause": "no"}, "warn", "rolled back in phase deploy: no"),
+        ({"ending": "inconsistent", "cause": "no", "undo_cause": "never", "advice": "run"}, "fail", "inconsistent: no"),
+        ({"record": "intent"}, "warn", "under way"),
+    ],
+)
+def test_the_status_report_tells_how_the_last_change_ended(last: dict[str, str], status: str, words: str) -> None:
+    found = transaction.evaluate("20261126T131500Z", "update", last)
+    assert (found.status, found.group) == (status, "system")
+    assert words in found.summary
 
 
 # --- packages -------------------------------------------------------------------------------------------------------
