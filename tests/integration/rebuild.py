@@ -64,7 +64,7 @@ VARIANTS = {
     "good": (ALL, "", None),
     "small": (("postfix", "rspamd"), "", None),
     "postinst": (("dovecot",), "dovecot-core", fails_to_configure),
-    "delivery": (("dovecot",), "dovecot-core", does_not_deliver),
+    "delivery": (("dovecot",), "dovecot-lmtpd", does_not_deliver),
     "start": (("postfix",), "postfix", does_not_start),
     "signature": (("rspamd",), "rspamd", does_not_sign),
     "milter": (("postfix",), "postfix", loses_the_milter),
