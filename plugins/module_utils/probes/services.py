@@ -29,7 +29,11 @@ UNITS: tuple[tuple[str, str | None], ...] = (
     ("php8.4-fpm.service", "webmail"),
     ("clamav-daemon.service", "clamav"),
     ("clamav-freshclam.service", "clamav"),
+    ("postsrsd.service", None),
     ("postfix-mta-sts-resolver.service", "mta_sts_outbound"),
+    ("mailwright-index.timer", "fulltext"),
+    ("mailwright-reports.timer", None),
+    ("mailwright-dmarc-reports.timer", "dmarc_reports"),
 )
 JAILS: tuple[tuple[str, str | None], ...] = (
     ("sshd", None),

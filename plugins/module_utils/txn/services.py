@@ -27,7 +27,7 @@ POSTFIX, RSPAMD = "postfix.service", "rspamd.service"
 # What a message passes through while Postfix has it: restarted together, while nothing is under way.
 MAIL_PATH = (
     "postgresql@17-main.service", "redis-server.service", "unbound.service", "postfix-mta-sts-resolver.service",
-    "rspamd.service", "dovecot.service",
+    "postsrsd.service", "rspamd.service", "dovecot.service",
 )  # fmt: skip
 # The units that read what a role's config_tree wrote, by the manifest's name.
 CONFIGURED = {
@@ -35,9 +35,10 @@ CONFIGURED = {
     "dovecot": ("dovecot.service",),
     "firewall": ("nftables.service", "fail2ban.service"),
     "mta_sts": ("postfix-mta-sts-resolver.service",),
-    "postfix": (POSTFIX,),
+    "postfix": (POSTFIX, "postsrsd.service"),
     "postgresql": ("postgresql@17-main.service",),
     "redis": ("redis-server.service",),
+    "reports": ("mailwright-reports.timer", "mailwright-dmarc-reports.timer"),
     "resolver": ("unbound.service",),
     "roundcube": ("php8.4-fpm.service", "nginx.service"),
     "rspamd": ("rspamd.service",),
