@@ -55,12 +55,12 @@ packages:
     after: {description: The version after; empty when it was removed., type: str}
 """
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mailwright.server.plugins.module_utils.packages import policy, store
 from ansible_collections.mailwright.server.plugins.module_utils.packages.plan import (
     interrupted,
     missing,
@@ -69,12 +69,9 @@ from ansible_collections.mailwright.server.plugins.module_utils.packages.plan im
 )
 
 LISTS = Path("/var/lib/apt/lists")
-# invoke-rc.d(8): 101 forbids every action. The mark tells our file from an administrator's.
-POLICY = Path("/usr/sbin/policy-rc.d")
-MARK = "# mailwright: only while packages are installed"
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "NEEDRESTART_MODE": "l"}
 OPTIONS = [
-    "-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300",
+    "-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", "-o", "APT::Keep-Downloaded-Packages=true",
     "-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold",
 ]  # fmt: skip
 
@@ -102,25 +99,14 @@ class Apt:
             self.run("apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "update")
 
     def install(self, names: list[str]) -> None:
-        """Install while every service action is forbidden; an administrator's own policy is put back."""
-        kept = POLICY.with_name("policy-rc.d.mailwright-kept")
-        if POLICY.exists():
-            POLICY.rename(kept)
-        try:
-            POLICY.write_text(f"#!/bin/sh\n{MARK}\nexit 101\n")
-            POLICY.chmod(0o755)
+        """Install while every service action is forbidden."""
+        with policy.services_untouched():
             self.run("apt-get", *OPTIONS, "install", *names)
-        finally:
-            release()
 
-
-def release() -> None:
-    """Take our policy away, also one that a killed run left, and put an administrator's back."""
-    if POLICY.exists() and MARK in POLICY.read_text():
-        POLICY.unlink()
-    kept = POLICY.with_name("policy-rc.d.mailwright-kept")
-    if kept.exists():
-        os.replace(kept, POLICY)
+    def keep(self, names: set[str]) -> None:
+        """Keep the .debs of what was installed: an update that fails goes back to these versions."""
+        listing = self.run("dpkg-query", "-W", "-f", store.QUERY)
+        store.keep(package for package in store.parse(listing) if package.name in names)
 
 
 def main() -> None:
@@ -136,7 +122,7 @@ def main() -> None:
     wanted = missing(module.params["name"], found)
     broken = interrupted(found)
     if not module.check_mode:
-        release()
+        policy.release()
     if not wanted and not broken:
         module.exit_json(changed=False, packages=[])
     if broken and not module.check_mode:
@@ -145,6 +131,7 @@ def main() -> None:
     plan = simulated(apt.run("apt-get", *OPTIONS, "--simulate", "install", *wanted)) if wanted else []
     if wanted and not module.check_mode:
         apt.install(wanted)
+        apt.keep({name.partition(":")[0] for name, _before, _after in plan})
         left = missing(wanted, apt.states())
         if left:
             module.fail_json(msg=f"apt-get reported success but these are not installed: {', '.join(left)}")

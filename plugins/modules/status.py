@@ -199,6 +199,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.probes import (
     smtp,
     system,
     tls,
+    transaction,
     web,
     wire,
 )
@@ -294,6 +295,7 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
         Probe("memory", "system", system.probe_memory),
         Probe("reboot", "system", system.probe_reboot),
         Probe("updates", "system", system.probe_updates, 16.0),
+        Probe(transaction.NAME, "system", transaction.probe),
         Probe("others", "reports", reports.probe),
         # what is left over is removed after the time is up
         Probe("message", "delivery", lambda: delivery.probe(hostname), delivery.SECONDS + 15),

@@ -70,6 +70,8 @@ def added(line: str) -> Callable[[str], str]:
 SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("base", "/etc/sysusers.d/mailwright.conf", "no-such-type", added("q vmail2 - -")),
     ("base", "/etc/tmpfiles.d/mailwright.conf", "bad-mode", swapped("0750", "rwxr-x---")),
+    ("base", "/etc/apt/apt.conf.d/80mailwright", "unclosed", swapped('keep-packages";', 'keep-packages"')),
+    ("base", "/usr/local/lib/mailwright/keep-packages", "unclosed", swapped("    esac ||", "    ||")),
     ("resolver", "/etc/unbound/unbound.conf", "unknown-option", swapped("    prefetch: yes", "    prefetsch: yes")),
     ("resolver", "/etc/unbound/unbound.conf", "bad-address", swapped("interface: ::1", "interface: ::g")),
     ("resolver", "/etc/resolv.conf", "no-server", swapped("nameserver 127.0.0.1\n", "")),
@@ -107,6 +109,8 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("mta_sts", "/etc/mta-sts-daemon.yml", "unknown-setting", swapped("tlsrpt:", "tlsreport:")),
     ("mta_sts", "/etc/mta-sts-daemon.yml", "bad-value", swapped("port: 8461", "port: smtp")),
     ("mta_sts", "/usr/local/lib/mailwright/mta-sts-daemon", "unclosed", swapped("usable(record)", "usable(rec")),
+    ("transaction", "/etc/systemd/system/mailwright-recovery.service", "unknown-key",
+     added("[Service]\nRestat=always")),
     ("acme", "/etc/mailwright/acme/settings.json", "no-hostname", swapped("'hostname'", "'hostnam'")),
     ("acme", "/etc/mailwright/acme/ca.pem", "no-certificate",
      swapped("{{ lookup('ansible.builtin.file', mail_model.tls.acme.ca_file) }}", f"-----BEGIN {GARBAGE}-----")),
@@ -204,11 +208,12 @@ UNITS = {
     "acme": ["certbot.timer"],
     "backup": ["mailwright-backup.timer", "mailwright-backup-check.timer"],
     "reports": ["mailwright-reports.timer", "mailwright-dmarc-reports.timer"],
+    "transaction": ["mailwright-recovery.service"],
     "roundcube": ["php8.4-fpm.service", "nginx.service"],
 }
 
 # Their own tests have the inventories with which all their templates are used.
-ELSEWHERE = {"acme", "backup"}
+ELSEWHERE = {"acme", "backup", "transaction"}
 
 RESOLVE = """import dns.resolver as r
 q = r.Resolver(configure=False)
@@ -337,6 +342,11 @@ def planted_in(*roles: str) -> pytest.MarkDecorator:
 def test_a_planted_error_changes_nothing(field: Field, plant: Plant) -> None:
     plant_and_compare(field, plant)
     serves(field.host, plant.role)
+
+
+@planted_in("transaction")
+def test_a_planted_error_in_what_an_update_brings_changes_nothing(field: Field, plant: Plant) -> None:
+    plant_and_compare(field, plant)
 
 
 def plant_and_compare(field: Field, plant: Plant, **variables: Any) -> None:

@@ -1,0 +1,104 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Start the engine, and watch what it does, from a module."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.mailwright.server.plugins.module_utils.txn import bundle, machine, snapshot
+from ansible_collections.mailwright.server.plugins.module_utils.txn.journal import COMMITTED, INCONSISTENT, History
+from ansible_collections.mailwright.server.plugins.module_utils.txn.programs import run
+from ansible_collections.mailwright.server.plugins.module_utils.txn.storage import ROOT, Transaction, TransactionError
+
+UNIT = "mailwright-transaction.service"
+EVERY = 0.2
+
+
+def ssh_connection() -> str:
+    """The SSH connection that this process belongs to, "ADDRESS PORT ADDRESS PORT"; empty without one.
+
+    Sudo cleans the environment, so the processes that lead here are asked.
+    """
+    pid = os.getpid()
+    while pid > 1:
+        try:
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        except OSError:
+            break
+        for variable in variables:
+            if variable.startswith(b"SSH_CONNECTION="):
+                return variable.partition(b"=")[2].decode("ascii", "replace")
+        pid = int(stat.rpartition(")")[2].split()[1])
+    return ""
+
+
+def begin(request: Mapping[str, Any]) -> str:
+    """Open a transaction and start the engine; gives its name. Raises TransactionError."""
+    name = snapshot.identifier()
+    Transaction.create(name, {**request, "connection": ssh_connection()}, bundle.archive())
+    run(["systemctl", "reset-failed", UNIT], codes=None)
+    run(["systemctl", "start", "--no-block", UNIT])
+    return name
+
+
+def find(name: str) -> Transaction:
+    """Raises TransactionError for a name that is no transaction's."""
+    if not name or "/" in name or not (ROOT / name / "request.json").is_file():
+        raise TransactionError(f"there is no transaction {name!r} on this host")
+    return Transaction(ROOT / name)
+
+
+def wait(transaction: Transaction, phase: str, seconds: float) -> History:
+    """Until the phase is done, or the transaction has ended and let go. Raises TransactionError when the time is up."""
+    end = time.monotonic() + seconds
+    while True:
+        history = transaction.history()
+        if history.ending:
+            opened = Transaction.opened()
+            if opened is None or opened.id != transaction.id:
+                return history
+        elif not machine.turned(history) and machine.phase_done(history, phase):
+            return history
+        if time.monotonic() > end:
+            raise TransactionError(f"transaction {transaction.id}: no end of phase {phase} within {seconds:.0f} s")
+        time.sleep(EVERY)
+
+
+def ending(transaction: Transaction) -> dict[str, Any]:
+    """The ending's record; empty while there is none."""
+    return next((dict(r) for r in reversed(transaction.records()) if r["record"] == "ending"), {})
+
+
+def report(transaction: Transaction) -> str:
+    """What became of a transaction that has ended, for people."""
+    said = ending(transaction)
+    state = said["ending"]
+    if state == COMMITTED:
+        return f"committed; snapshot {transaction.id} leads back"
+    lines = [f"{state.upper()}: the change failed in phase {said.get('phase') or 'unknown'}: {said.get('cause')}"]
+    if state == INCONSISTENT:
+        lines += [f"Going back failed too: {said['undo_cause']}", f"To put the host right, {said['advice']}"]
+    else:
+        lines.append("Versions and files are those of before the change.")
+        worse = said.get("worse") or {}
+        lines += [f"Still wrong, so the cause lies elsewhere: {name}: {text}" for name, text in worse.items()]
+    return "\n".join(lines)
+
+
+def confirm(transaction: Transaction, seconds: float) -> History:
+    """Say that the host can be reached, and wait for the ending. Raises TransactionError for an old connection."""
+    here, there = ssh_connection(), transaction.request["connection"]
+    if here and here == there:
+        raise TransactionError(
+            "this is the connection over which the transaction was started: it would also work if no new one did; "
+            "reset the connection first"
+        )
+    transaction.confirm()
+    return wait(transaction, "complete", seconds)

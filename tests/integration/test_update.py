@@ -1,0 +1,511 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Updates under continuous mail: a good one commits, a broken one undoes itself, and no message is lost or doubled.
+
+The packages are Debian's own, rebuilt on the host with a higher version; rebuild.py says what is broken in which.
+What the host is, is read from dpkg and the file system, never from what the engine says of itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible_collections.mailwright.server.plugins.module_utils.txn import bundle
+from ansible_collections.mailwright.server.tests.integration.throwaway import changed_paths, snapshot
+from connection import CHECKOUT, wait_until
+
+if TYPE_CHECKING:
+    from ansible_collections.mailwright.server.tests.integration.conftest import Server
+
+HERE = Path(__file__).parent
+RATE = float(os.environ.get("MAILWRIGHT_RATE") or 20)
+# a mailbox of its own, which goes at the end: to remove thousands of messages takes long
+RECIPIENT = "flow@acme.test"
+MAILDIR = "/var/vmail/acme.test/flow"
+# 20 a second and one log-in each: more than a user may send, and than this is about
+OVERRIDE = "/etc/rspamd/override.d/ratelimit.conf"
+TXN = "/var/lib/mailwright/txn"
+SNAPSHOTS = "/var/lib/mailwright/snapshots"
+# What an update that was undone may leave behind: logs of dpkg, caches, and our own records.
+LEFT = re.compile(
+    r"/etc/(ld\.so\.cache|apt/sources\.list\.d/.*|mailwright/tls/.*)|/var/lib/mailwright/(txn|snapshots|packages|download)(/.*)?"
+    r"|/var/lib/mailwright|/etc/(passwd|group|shadow|gshadow)-|/etc/\.pwd\.lock"
+)
+
+
+class Flow:
+    """flow.py at work on peer."""
+
+    def __init__(self, server: Server, token: str) -> None:
+        self.server, self.token = server, token
+        settings = {
+            "host": server.address, "token": token, "rate": RATE, "to": RECIPIENT,
+            "user": "alice@acme.test", "password": server.lab.password,
+        }  # fmt: skip
+        program = shlex.quote((HERE / "flow.py").read_text())
+        self.process = subprocess.Popen(
+            ["ssh", "-F", str(server.lab.state / "ssh_config"), "peer",
+             f"python3 -c {program} {shlex.quote(json.dumps(settings))}"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.results: list[tuple[int, float, float, str]] = []
+
+    def end(self) -> None:
+        """Stop sending and take the results."""
+        said, _none = self.process.communicate(timeout=180)
+        self.results = [tuple(row) for row in json.loads(said)]
+
+    def numbers(self, outcome: str) -> set[int]:
+        return {number for number, _started, _answered, found in self.results if found == outcome}
+
+    def longest_gap(self) -> float:
+        """The longest time in which no message was accepted, on the worse of the two ways."""
+        gaps = [0.0]
+        for parity in (0, 1):
+            times = sorted(a for n, _s, a, outcome in self.results if n % 2 == parity and outcome == "accepted")
+            gaps += [later - earlier for earlier, later in itertools.pairwise(times)]
+        return max(gaps)
+
+    def settle(self) -> None:
+        """Every accepted number is delivered exactly once, none that was refused, and an unsure one at most once."""
+        accepted, unsure = self.numbers("accepted"), self.numbers("unsure")
+        assert len(accepted) > 20, Counter(row[3] for row in self.results)
+
+        def delivered() -> Counter[int]:
+            # a message is a file; a search would wait for the index
+            text = self.server.run(f"grep -rhs '^Subject: {self.token} ' {MAILDIR}", check=False, timeout=300)
+            return Counter(map(int, re.findall(rf"{self.token} (\d+)\r?$", text, re.MULTILINE)))
+
+        self.server.run("postqueue -f")
+        wait_until(lambda: accepted <= delivered().keys(), 180, "every accepted message in the mailbox", every=2)
+        found = delivered()
+        assert not [number for number, count in found.items() if count > 1]
+        assert found.keys() - accepted <= unsure
+        print(
+            f"  {len(self.results)} messages: {len(accepted)} accepted and delivered once each, "
+            f"{len(self.numbers('refused'))} told to come again, {len(unsure)} without an answer; "
+            f"longest time in which none was accepted: {self.longest_gap():.1f} s"
+        )
+
+
+@contextlib.contextmanager
+def flowing(server: Server, token: str) -> Iterator[Flow]:
+    """Mail while the block runs; the balance afterwards, when the block ended well."""
+    flow = Flow(server, token)
+    try:
+        time.sleep(1.5)
+        yield flow
+        time.sleep(1.5)
+        flow.end()
+        flow.settle()
+    finally:
+        flow.process.kill()
+
+
+@dataclass(frozen=True)
+class State:
+    """Versions and files of a host."""
+
+    packages: str
+    files: dict[str, str]
+
+    @classmethod
+    def of(cls, server: Server) -> State:
+        listing = server.run("dpkg-query -W -f '${Package} ${Version} ${db:Status-Status}\\n'")
+        return cls(listing, snapshot(server.lab, server.name, ("/etc", "/usr/local", "/var/lib/mailwright")))
+
+    def differences(self, other: State) -> list[str]:
+        lines = set(self.packages.splitlines()) ^ set(other.packages.splitlines())
+        paths = changed_paths(self.files, other.files)
+        return sorted(lines | {path for path in paths if not LEFT.fullmatch(path)})
+
+
+def rebuild(server: Server, variant: str) -> None:
+    """Offer a variant of the packages to the host."""
+    server.run(f"python3 - /srv/updates {variant}", data=(HERE / "rebuild.py").read_text(), timeout=300)
+
+
+def playbook(server: Server, name: str, **variables: object) -> subprocess.CompletedProcess[str]:
+    extra = json.dumps({"update_health_seconds": 20, **variables})
+    return server.lab.playbook("-e", extra, f"mailwright.server.{name}", timeout=900)
+
+
+# What the modules do on the host, without Ansible, so that a matrix of faults ends this day.
+BEGIN = """
+import subprocess, sys
+sys.path.insert(0, "/root/engine.pyz")
+from ansible_collections.mailwright.server.plugins.module_utils.txn import dpkg, snapshot
+from ansible_collections.mailwright.server.plugins.module_utils.txn.storage import Transaction
+dpkg.update_lists()
+request = {"kind": "update", "packages": [], "hostname": "mx1.acme.test", "features": {"webmail": True},
+           "confirm_seconds": CONFIRM, "health_seconds": 20, "connection": ""}
+transaction = Transaction.create(snapshot.identifier(), request, open("/root/engine.pyz", "rb").read())
+subprocess.run(["systemctl", "reset-failed", "mailwright-transaction.service"])
+subprocess.run(["systemctl", "start", "--no-block", "mailwright-transaction.service"], check=True)
+WATCH
+"""
+# Does something to the engine as soon as its journal has so many records; CONFIRM_AT says that somebody reaches it.
+WATCH = """
+import os, signal, time
+def count():
+    return (transaction.directory / "journal").read_bytes().count(b"\\n")
+while count() < {number} and not transaction.history().ending:
+    if "check" in transaction.history().done and {confirm}:
+        transaction.confirm()
+    time.sleep(0.001)
+pid = int(subprocess.run(["systemctl", "show", "-P", "MainPID", "mailwright-transaction.service"],
+                         capture_output=True, text=True).stdout)
+if pid:
+    os.kill(pid, signal.{name})
+print(count(), transaction.history().ending)
+"""
+
+
+def begin(server: Server, confirm_seconds: int = 60, watch: str = "") -> str:
+    """Start an update on the host, and wait for what is to be watched."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(bundle.archive())
+        file.flush()
+        config = str(server.lab.state / "ssh_config")
+        subprocess.run(["scp", "-q", "-F", config, file.name, f"{server.name}:/root/engine.pyz"], check=True)
+    program = BEGIN.replace("CONFIRM", str(confirm_seconds)).replace("WATCH", watch)
+    return server.run("python3 -", data=program, timeout=600).strip()
+
+
+def finish(server: Server) -> None:
+    """Confirm as soon as the engine asks for it."""
+    program = """
+import sys, time
+sys.path.insert(0, "/root/engine.pyz")
+from ansible_collections.mailwright.server.plugins.module_utils.txn.storage import Transaction
+while (transaction := Transaction.opened()) is not None and not transaction.history().ending:
+    if "check" in transaction.history().done:
+        transaction.confirm()
+    time.sleep(0.1)
+"""
+    server.run("python3 -", data=program, timeout=600)
+
+
+def journal(server: Server) -> list[dict[str, Any]]:
+    """The newest transaction's records."""
+    lines = server.run(f"cat $(ls -d {TXN}/2*/journal | tail -1)").splitlines()
+    return [json.loads(line.partition(" ")[2]) for line in lines]
+
+
+def ending(server: Server) -> dict[str, Any]:
+    return next((r for r in journal(server) if r["record"] == "ending"), {})
+
+
+def settled(server: Server, seconds: float = 420) -> str:
+    """Wait until the host has settled by itself; gives the ending."""
+    with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
+        wait_until(
+            lambda: reached(server) and not server.run(f"ls {TXN}/open 2>/dev/null", check=False),
+            seconds,
+            "an ending",
+            every=1,
+        )
+    assert not server.run(f"ls {TXN}/open 2>/dev/null", check=False)
+    return str(ending(server)["ending"])
+
+
+def reached(server: Server) -> bool:
+    with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
+        return server.run("echo yes", timeout=20).strip() == "yes"
+    return False
+
+
+def rollback_seconds(server: Server) -> float:
+    """From the failure to the ending."""
+    records = journal(server)
+    failed = next(r["at"] for r in records if r["record"] == "failed")
+    return float(records[-1]["at"] - failed)
+
+
+@pytest.fixture(scope="module")
+def host(server: Server) -> Iterator[Server]:
+    """The host under test with a limit that lets the flow pass; afterwards in its own versions again."""
+    before = server.run("dpkg-query -W -f '${Package} ${Version}\\n'")
+    server.run(
+        f"mkdir -p $(dirname {OVERRIDE})"
+        f" && echo 'rates {{ user {{ bucket {{ burst = 100000; rate = \"100000 / 1h\"; }} }} }}' > {OVERRIDE}"
+        " && systemctl restart rspamd"
+    )
+    server.run("rm -rf /srv/updates /etc/apt/sources.list.d/lab-updates.list; apt-get -q update")
+    row = f"'{RECIPIENT}', 'acme.test', 'flow', '{{PLAIN}}{server.lab.password}', 'api'"
+    columns = "address, domain, local_part, password, owner"
+    sql = f"INSERT INTO directory.mailbox ({columns}) VALUES ({row}) ON CONFLICT DO NOTHING"
+    server.run("su postgres -c 'psql -qd mailwright'", data=sql)
+    # brings the units
+    done = playbook(server, "update", update_packages=["postfix"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    try:
+        yield server
+    finally:
+        if server.run("dpkg-query -W -f '${Package} ${Version}\\n'") != before:
+            # a test has failed in between
+            by_hand(server)
+        server.run(
+            f"rm -rf {OVERRIDE} /srv/updates /etc/apt/sources.list.d/lab-updates.list; systemctl restart rspamd; "
+            "apt-get -q update"
+        )
+        sql = f"DELETE FROM directory.mailbox WHERE address = '{RECIPIENT}'"
+        server.run(f"su postgres -c 'psql -qd mailwright' && rm -r {MAILDIR}", data=sql)
+        # the units that only an update brings, and its records
+        server.run(
+            "systemctl disable --quiet mailwright-recovery.service; rm -rf /etc/systemd/system/mailwright-*.service "
+            f"/var/lib/mailwright/config/transaction.json {TXN} {SNAPSHOTS}; systemctl daemon-reload"
+        )
+    assert server.run("dpkg-query -W -f '${Package} ${Version}\\n'") == before
+
+
+def test_a_good_update_commits_and_the_way_back_is_open(host: Server, token: str) -> None:
+    _good(host, token, "small")
+
+
+@pytest.mark.faults
+def test_a_good_update_of_everything(host: Server, token: str) -> None:
+    _good(host, token, "good")
+
+
+def _good(host: Server, token: str, variant: str) -> None:
+    before = State.of(host)
+    rebuild(host, variant)
+    planned = host.lab.playbook("--check", "--diff", "mailwright.server.update")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    expected = set(re.findall(r"^\+(\S+ \S+\+lab\d)$", planned.stdout, re.MULTILINE))
+    assert len(expected) > 2
+    with flowing(host, token):
+        done = playbook(host, "update")
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "Phase 6 of 6: complete" in done.stdout
+    assert ending(host)["ending"] == "committed"
+    now = State.of(host)
+    updated = {line.rpartition(" ")[0] for line in set(now.packages.splitlines()) - set(before.packages.splitlines())}
+    assert updated == expected
+    again = playbook(host, "update")
+    assert again.returncode == 0 and "changed=0" in again.stdout, again.stdout
+    back = max(host.run(f"ls {SNAPSHOTS}").split())
+    with flowing(host, f"{token}back"):
+        done = playbook(host, "rollback", rollback_to=back)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert before.differences(State.of(host)) == [
+        "/etc/systemd/system/mailwright-recovery.service"
+    ] or not before.differences(State.of(host))
+
+
+BROKEN = {
+    "postinst": ("deploy", "dovecot"),
+    "delivery": ("health-check", "not in the mailbox"),
+    "start": ("deploy", "postfix"),
+    "signature": ("health-check", "not signed"),
+    "milter": ("health-check", "filter"),
+}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("variant", BROKEN)
+def test_a_broken_update_undoes_itself(host: Server, token: str, variant: str) -> None:
+    before = State.of(host)
+    rebuild(host, variant)
+    with flowing(host, token):
+        begin(host)
+        assert settled(host) == "rolled back"
+    phase, words = BROKEN[variant]
+    said = ending(host)
+    assert said["phase"] == phase, said
+    assert words in said["cause"]
+    assert before.differences(State.of(host)) == []
+    print(f"  {variant}: {said['cause'][:100]!r}; rolled back in {rollback_seconds(host):.0f} s")
+
+
+# --- interruptions --------------------------------------------------------------------------------------------------
+
+# The records of a journal: begin, start, then three for each step. What a kill in between leads to is decided in
+# test_txn_journal.py; here it happens to a real dpkg.
+GOOD_RECORDS = range(2, 31)
+UNDO_RECORDS = range(25, 39)
+CONFIRMED = 29
+
+
+def lab(server: Server, *arguments: str) -> None:
+    subprocess.run([sys.executable, str(CHECKOUT / "tests/lab/lab.py"), *arguments, server.name], check=True)
+
+
+def by_hand(server: Server) -> str:
+    """The newest snapshot's own program, without network."""
+    newest = max(server.run(f"ls {SNAPSHOTS}").split())
+    return server.run(f"unshare --net python3 -I {SNAPSHOTS}/{newest}/restore.pyz 2>&1", timeout=600)
+
+
+def judge(server: Server, before: State, variant: str, *, committed: bool) -> None:
+    """The host is in one of the two states, wholly, and in the right one."""
+    assert settled(server) == ("committed" if committed else "rolled back")
+    if committed:
+        number = {"small": 2}[variant]
+        now = set(State.of(server).packages.splitlines()) - set(before.packages.splitlines())
+        assert now and all(f"+lab{number} installed" in line for line in now)
+        assert "the host is as it was" in by_hand(server)
+    assert before.differences(State.of(server)) == []
+    # at boot systemd starts it after the host has settled
+    wait_until(lambda: server.show("postfix", "ActiveState") == "active", 120, "Postfix")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("variant", "number"), [*(("small", n) for n in GOOD_RECORDS), *(("milter", n) for n in UNDO_RECORDS)]
+)
+def test_an_engine_killed_after_any_record_settles(host: Server, token: str, variant: str, number: int) -> None:
+    before = State.of(host)
+    rebuild(host, variant)
+    with flowing(host, token):
+        begin(host, watch=WATCH.format(number=number, confirm=variant == "small", name="SIGKILL"))
+        judge(host, before, variant, committed=variant == "small" and number >= CONFIRMED)
+
+
+# number of the record that begins the step, and seconds after that
+CUTS = {
+    "snapshot": ("small", 6, 1.0),
+    "migrate": ("small", 9, 0.0),
+    "pull": ("small", 15, 0.5),
+    "deploy": ("small", 18, 4.0),
+    "restart": ("small", 21, 1.0),
+    "health-check": ("small", 24, 1.0),
+    "complete": ("small", 27, 1.0),
+    "rollback": ("milter", 26, 2.0),
+    "rollback-restart": ("milter", 32, 0.5),
+}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("phase", CUTS)
+def test_a_power_cut_in_any_phase_settles_at_boot(host: Server, token: str, phase: str) -> None:
+    variant, number, seconds = CUTS[phase]
+    before = State.of(host)
+    rebuild(host, variant)
+    with flowing(host, token):
+        begin(host, watch=WATCH.format(number=number, confirm=False, name="SIGCONT"))
+        time.sleep(seconds)
+        lab(host, "power-cut")
+        lab(host, "up")
+        judge(host, before, variant, committed=False)
+
+
+@pytest.mark.faults
+def test_a_second_failure_ends_inconsistent_and_the_program_puts_it_right(host: Server, token: str) -> None:
+    before = State.of(host)
+    rebuild(host, "start")
+    with flowing(host, token):
+        begin(host, watch=WATCH.format(number=18, confirm=False, name="SIGSTOP"))
+        # the way back is blocked behind its back
+        newest = max(host.run(f"ls {SNAPSHOTS}").split())
+        packages = f"{SNAPSHOTS}/{newest}/packages"
+        host.run(f"mkdir /root/hidden && mv {packages}/postfix_* /root/hidden/")
+        host.run("systemctl kill --signal=CONT mailwright-transaction.service")
+        assert settled(host) == "inconsistent"
+        said = ending(host)
+        assert said["phase"] == "deploy" and "no .deb" in said["undo_cause"], said
+        assert f"python3 -I {SNAPSHOTS}/{newest}/restore.pyz" in said["advice"]
+        assert host.show("mailwright-transaction.service", "ExecMainStatus") == "4"
+        assert "no .deb" in host.run(f"python3 -I {SNAPSHOTS}/{newest}/restore.pyz 2>&1", check=False)
+        host.run(f"mv /root/hidden/* {packages}/ && rmdir /root/hidden")
+        assert "the host is as it was" in by_hand(host)
+    assert before.differences(State.of(host)) == []
+
+
+@contextlib.contextmanager
+def small_disk(server: Server) -> Iterator[None]:
+    """Our directory on a file system of its own, with 300 MiB left."""
+    server.run(
+        "mkdir -p /mnt/small && size=$(($(du -sm /var/lib/mailwright | cut -f1) + 400))"
+        " && mount -t tmpfs -o size=${size}M none /mnt/small"
+        " && cp -a /var/lib/mailwright/. /mnt/small && mount --bind /mnt/small /var/lib/mailwright"
+    )
+    try:
+        yield
+    finally:
+        server.run("umount -l /var/lib/mailwright /mnt/small")
+
+
+FILL = "dd if=/dev/zero of=/var/lib/mailwright/full bs=1M 2>/dev/null; sync; df /var/lib/mailwright"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [2, 6, 12, 15, 18, 21, 24, 27])
+def test_a_full_disk_is_refused_or_undone(host: Server, token: str, number: int) -> None:
+    before = State.of(host)
+    rebuild(host, "small")
+    with small_disk(host), flowing(host, token):
+        begin(host, confirm_seconds=20, watch=WATCH.format(number=number, confirm=False, name="SIGSTOP"))
+        host.run(FILL)
+        host.run("systemctl kill --signal=CONT mailwright-transaction.service")
+        assert settled(host) == "rolled back"
+        print(f"  full at record {number}: {ending(host)['cause'][:120]}")
+        host.run("rm /var/lib/mailwright/full")
+    assert before.differences(State.of(host)) == []
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("phase", ["snapshot", "pull", "deploy", "health-check", "complete"])
+def test_a_killed_controller_leaves_the_host_as_it_was(host: Server, token: str, phase: str) -> None:
+    before = State.of(host)
+    rebuild(host, "small")
+    first = {
+        "snapshot": "probe",
+        "pull": "resolve",
+        "deploy": "install",
+        "health-check": "check",
+        "complete": "confirm",
+    }
+    old = len(host.run(f"ls -d {TXN}/2*", check=False).split())
+    with flowing(host, token):
+        command = ["ansible-playbook", "-i", str(host.lab.state / "inventory.yml"), "-e", "update_confirm_seconds=15",
+                   "mailwright.server.update"]  # fmt: skip
+        path = host.lab.env["PATH"].replace("$PATH", os.environ["PATH"])
+        controller = subprocess.Popen(
+            command, env={**os.environ, **host.lab.env, "PATH": path}, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+        def begun() -> bool:
+            if len(host.run(f"ls -d {TXN}/2*", check=False).split()) == old:
+                return False
+            return any(r.get("step") == first.get(phase, "confirm") for r in journal(host))
+
+        wait_until(begun, 600, f"phase {phase}")
+        os.killpg(controller.pid, signal.SIGKILL)
+        controller.wait()
+        judge(host, before, "small", committed=False)
+
+
+@pytest.mark.faults
+def test_a_host_that_cannot_be_reached_goes_back(host: Server, token: str) -> None:
+    before = State.of(host)
+    rebuild(host, "small")
+    # until the timer lets us in again, nobody reaches the host by SSH
+    host.run(
+        "printf '%s\\n' 'table inet cut { chain i { type filter hook input priority -20' 'tcp dport 22 drop' '}' '}' "
+        "> /root/cut.nft && systemd-run --on-active=180 nft delete table inet cut"
+    )
+    with flowing(host, token):
+        begin(host, confirm_seconds=10, watch=WATCH.format(number=21, confirm=False, name="SIGCONT"))
+        host.run("(sleep 1; nft -f /root/cut.nft) >/dev/null 2>&1 &")
+        judge(host, before, "small", committed=False)
+    assert "nobody confirmed" in ending(host)["cause"]
