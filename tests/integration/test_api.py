@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import re
 import ssl
 import time
@@ -21,7 +22,7 @@ import pytest
 from ansible_collections.mailwright.server.plugins.module_utils.sending.keys import SCOPES
 from ansible_collections.mailwright.server.tests.integration.conftest import Server
 from ansible_collections.mailwright.server.tests.integration.sending import BASE, Api, sql, temporary_keys
-from connection import Lab, wait_until
+from connection import CHECKOUT, Lab, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,12 @@ def description(anybody: Api) -> dict[str, Any]:
     assert answer.status == 200
     found: dict[str, Any] = answer.body
     return found
+
+
+def test_the_description_is_the_one_in_the_documentation(description: dict[str, Any]) -> None:
+    committed = json.loads((CHECKOUT / "docs/reference/openapi.json").read_text())
+    assert description == committed
+    assert description["openapi"].startswith("3.1")
 
 
 # --- sending ----------------------------------------------------------------------------------------------------------
@@ -116,8 +123,8 @@ def test_a_batch_gives_a_result_for_each(acme: Api, token: str) -> None:
     assert answer.status == 202
     first, second, third = answer.body["data"]
     assert second["email"] is None and second["error"]["errors"][0]["pointer"] == "/from"
-    for item in (first, third):
-        wait_until(lambda id_=item["email"]["id"]: "delivered" in acme.kinds(id_), 60, "the delivery")
+    both = [item["email"]["id"] for item in (first, third)]
+    wait_until(lambda: all("delivered" in acme.kinds(email) for email in both), 60, "both deliveries")
 
 
 def test_the_same_idempotency_key_sends_once(lab: Lab, acme: Api, globex: Api, token: str) -> None:
@@ -409,7 +416,8 @@ def test_keys_give_away_no_more_than_they_have(lab: Lab, server: Server, acme: A
 
 def test_pages_show_each_message_once(acme: Api, token: str) -> None:
     sent = [acme.send(token, "dave@peer.test")["id"] for _ in range(5)]
-    found, after = [], ""
+    found: list[str] = []
+    after = ""
     while len(found) < 200:
         page = acme.ask("GET", f"/emails?limit=2{after}").body
         found += [email["id"] for email in page["data"]]

@@ -269,7 +269,8 @@ def test_any_line_can_be_read(identifier: str, line: str) -> None:
 REPORT = (
     "From: MAILER-DAEMON@x.test\nMIME-Version: 1.0\n"
     'Content-Type: multipart/report; report-type=delivery-status; boundary="b"\n\n--b\n'
-    "Content-Type: text/plain\n\nSorry\n\n--b\nContent-Type: message/delivery-status\n\nReporting-MTA: dns; Inner.Peer.test\n\n"
+    "Content-Type: text/plain\n\nSorry\n\n--b\nContent-Type: message/delivery-status\n\n"
+    "Reporting-MTA: dns; Inner.Peer.test\n\n"
     "Final-Recipient: rfc822; dave@peer.test\nAction: {action}\nStatus: {status}\n"
     "Diagnostic-Code: smtp; 550 5.1.1\n no such user\n\n--b--\n"
 )

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -71,7 +71,7 @@ class ScopedRoute(APIRoute):
         }
         super().__init__(path, endpoint, **options)
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def run(request: Request) -> Response:
@@ -311,7 +311,7 @@ async def make_key(request: Request, caller: Known, body: resources.KeyInput) ->
 @scope("api_keys.read")
 async def list_keys(request: Request, caller: Known) -> Any:
     """Without their secrets."""
-    return {"data": await request.app.state.store.keys(caller.domain)}
+    return {"data": await request.app.state.store.list_keys(caller.domain)}
 
 
 KeyId = Annotated[str, Path(pattern=r"^[0-9a-f]{12}$", description="The key's id.")]
@@ -344,7 +344,7 @@ async def remove_key(request: Request, caller: Known, key_id: KeyId) -> Response
 
 
 async def _key(request: Request, caller: Caller, key_id: str) -> dict[str, Any]:
-    found: list[dict[str, Any]] = await request.app.state.store.keys(caller.domain, key_id)
+    found: list[dict[str, Any]] = await request.app.state.store.list_keys(caller.domain, key_id)
     if not found:
         raise not_found("key")
     return found[0]

@@ -104,7 +104,7 @@ class Outbox:
                 "RETURNING id, message, domain, address, token, attempts",
                 (seconds, most),
             )
-            return [Job(*row, deadline) for row in await cursor.fetchall()]
+            return [Job(*row[:6], deadline=deadline) for row in await cursor.fetchall()]
 
     async def content(self, message: UUID) -> bytes:
         """The message."""

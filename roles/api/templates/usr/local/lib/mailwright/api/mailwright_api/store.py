@@ -242,7 +242,7 @@ class Store:
             )
         return bool(cursor.rowcount)
 
-    async def keys(self, domain: str, only: str | None = None) -> list[dict[str, Any]]:
+    async def list_keys(self, domain: str, only: str | None = None) -> list[dict[str, Any]]:
         """The domain's keys, oldest first, without their hashes."""
         async with self._domain(domain) as connection:
             cursor = await connection.execute(
