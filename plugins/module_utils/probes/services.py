@@ -30,6 +30,9 @@ UNITS: tuple[tuple[str, str | None], ...] = (
     ("clamav-daemon.service", "clamav"),
     ("clamav-freshclam.service", "clamav"),
     ("postfix-mta-sts-resolver.service", "mta_sts_outbound"),
+    ("mailwright-api.socket", "api"),
+    ("mailwright-api.service", "api"),
+    ("mailwright-dispatch.service", "api"),
 )
 JAILS: tuple[tuple[str, str | None], ...] = (
     ("sshd", None),
