@@ -171,3 +171,37 @@ def test_what_was_accepted_arrives_once(
     log = server.run("journalctl -u mailwright-dispatch --since '-30min' -o cat --no-pager")
     assert "handed over twice" not in log
     timer.say("leases that ran out: " + "; ".join(re.findall(r"\d+ leases ran out: .*", log)[-12:]))
+
+
+def test_a_death_between_postfix_s_answer_and_our_note_sends_nothing_twice(
+    lab: Lab, server: Server, token: str
+) -> None:
+    """The gap, held open: the dispatcher cannot write down what Postfix answered, and is killed then."""
+    api = Api(lab, server.name, lab.env["LAB_API_KEY"])
+    count = 12
+    server.run("systemctl stop mailwright-dispatch")
+    try:
+        sent = [api.send(token, f"dave+gap-{number}@peer.test")["id"] for number in range(count)]
+        # no event can be written, and with it neither the answer nor what the log says
+        hold = "BEGIN; LOCK TABLE api.event IN EXCLUSIVE MODE; SELECT pg_sleep(600);"
+        server.run(f"systemd-run -q --unit=hold-events -p User=postgres psql -qd mailwright -c '{hold}'")
+        server.run("systemctl start --no-block mailwright-dispatch")
+        arrivals = f"grep -rh '^X-Original-To: dave+gap-' $(grep -rl {token} ~dave/Maildir/new) /dev/null || true"
+        wait_until(lambda: len(lab.ssh("peer", arrivals).split()) >= 2 * count, 120, "all are at peer")
+        noted = f"SELECT count(queue_id) FROM api.recipient WHERE message IN ({', '.join(map(repr, sent))})"
+        assert sql(lab, server.name, noted) == "0"
+        assert server.run(KILL.format("mailwright-dispatch")) == "killed\n"
+    finally:
+        # PostgreSQL would not notice that the client is gone
+        release = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> "
+        )
+        sql(lab, server.name, release + "pg_backend_pid()")
+        server.run("systemctl start mailwright-dispatch")
+    wait_until(lambda: all(api.kinds(email)[-1] == "delivered" for email in sent), 120, "all are known as delivered")
+    assert all(api.kinds(email) == ["accepted", "handed_over", "delivered"] for email in sent)
+    # longer than a lease: what is not known as handed over would be sent again
+    waiting = "SELECT count(*) FROM api.recipient WHERE status IN ('queued', 'sending')"
+    wait_until(lambda: sql(lab, server.name, waiting) == "0", 120, "nothing is left to be sent")
+    assert len(lab.ssh("peer", arrivals).split()) == 2 * count
+    assert "handed over twice" not in server.run("journalctl -u mailwright-dispatch --since '-10min' -o cat --no-pager")
