@@ -104,7 +104,10 @@ class Outbox:
                 "RETURNING id, message, domain, address, token, attempts",
                 (seconds, most),
             )
-            return [Job(*row[:6], deadline=deadline) for row in await cursor.fetchall()]
+            return [
+                Job(id_, message, domain, address, token, attempt, deadline)
+                for id_, message, domain, address, token, attempt in await cursor.fetchall()
+            ]
 
     async def content(self, message: UUID) -> bytes:
         """The message."""
