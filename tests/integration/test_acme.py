@@ -15,11 +15,18 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import dns.rrset
 import pytest
 import yaml
 import zones
+from ansible_collections.mailwright.server.tests.integration.test_planted_errors import (
+    Field,
+    Plant,
+    plant_and_compare,
+    planted_in,
+)
 from ansible_collections.mailwright.server.tests.integration.throwaway import Target, bare_host, recap
 from connection import wait_until
 
@@ -120,7 +127,9 @@ class Handshakes:
 def test_a_name_that_does_not_exist_is_one_clear_error_and_mail_works(host: Target) -> None:
     done = host.site()
     assert recap(done, host.name)["failed"] == 1
-    (line,) = [line for line in done.stdout.splitlines() if "No certificate from" in line and "msg" in line]
+    lines = [line for line in done.stdout.splitlines() if "No certificate from" in line and "msg" in line]
+    assert len(lines) == 1, done.stdout[-3000:]
+    (line,) = lines
     assert f"{HOSTNAME}: " in line
     assert "self-signed certificate that is valid until" in line
     assert "must" in line.partition(HOSTNAME)[2]
@@ -142,6 +151,23 @@ def test_it_is_issued_as_planned_and_the_next_run_changes_nothing(host: Target) 
     assert recap(host.site("--check", "--diff"), host.name)["changed"] == 0
     assert recap(host.site(), host.name)["changed"] == 0
     assert host.ssh("systemctl is-active certbot.timer").strip() == "active"
+
+
+@planted_in("acme")
+def test_a_planted_error_changes_nothing(host: Target, plant: Plant, tmp_path: Path) -> None:
+    collections = Path(host.lab.env["ANSIBLE_COLLECTIONS_PATH"])
+    field = Field(host, collections / "ansible_collections/mailwright/server", tmp_path)
+    # all templates at once: the DNS challenge has one more
+    acme = {
+        **host.variables["mail_tls"]["acme"],  # type: ignore[index]
+        "challenge": "dns-01",
+        "dns": {
+            "server": host.lab.address("ns1"),
+            "key_name": "acme",
+            "key_secret": host.lab.env["LAB_ACME_TSIG"],
+        },
+    }
+    plant_and_compare(field, plant, mail_tls={"acme": acme})
 
 
 def test_renewed_twice_without_a_failed_handshake_and_with_the_same_key(host: Target) -> None:

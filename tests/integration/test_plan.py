@@ -35,7 +35,7 @@ PRODUCTS = {
 }
 
 # What services keep as their data once they run.
-SERVICES = "postgresql|redis|rspamd|clamav|fail2ban|postfix|dovecot|nginx|php|unbound"
+SERVICES = "postgresql|redis|rspamd|clamav|fail2ban|postfix|dovecot|nginx|php|unbound|mta-sts"
 DATA = re.compile(rf"/var/(cache|spool|vmail|lib/({SERVICES}))(/.*)?")
 
 

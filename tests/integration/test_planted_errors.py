@@ -4,6 +4,7 @@
 """An error planted in any one template: the apply fails at that service's checker and the host is as it was.
 
 Errors are planted in a copy of the collection. Each role is applied alone, with the model, as site would apply it.
+Certbot's templates are for hosts with certificates by ACME alone: test_acme.py plants errors in those.
 """
 
 from __future__ import annotations
@@ -109,6 +110,9 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("api", "/etc/sysusers.d/mailwright-api.conf", "no-such-type", added("q mailwright-x - -")),
     ("api", "/usr/local/lib/mailwright/api/mailwright_api/app.py", "no-scope", swapped("@scope(PUBLIC)\n", "")),
     ("api", "/usr/local/lib/mailwright/api/mailwright_api/outbox.py", "no-name", swapped("import dsn,", "import x,")),
+    ("acme", "/etc/mailwright/acme/settings.json", "no-hostname", swapped("'hostname'", "'hostnam'")),
+    ("acme", "/etc/mailwright/acme/ca.pem", "no-certificate",
+     swapped("{{ lookup('ansible.builtin.file', mail_model.tls.acme.ca_file) }}", f"-----BEGIN {GARBAGE}-----")),
     ("roundcube", "/etc/nginx/mailwright.d/webmail.conf", "wrong-path", added("include /etc/nginx/none.conf;")),
     ("roundcube", "/etc/php/8.4/fpm/pool.d/www.conf", "no-such-user", swapped("user = www-data", "user = nobody2")),
 ]  # fmt: skip
@@ -116,7 +120,9 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
 UNKNOWN_KEY = ("unknown-key", added("[Service]\nRestat=always"))
 
 # What no program can judge, and why.
-UNCHECKABLE: dict[tuple[str, str], str] = {}
+UNCHECKABLE: dict[tuple[str, str], str] = {
+    ("acme", "/etc/mailwright/acme/ca.pem"): "what is between certificates is comment",
+}
 
 
 @dataclass(frozen=True)
@@ -187,6 +193,7 @@ UNITS = {
     "postfix": ["postfix.service"],
     "web": ["nginx.service"],
     "mta_sts": ["postfix-mta-sts-resolver.service"],
+    "acme": ["certbot.timer"],
     "roundcube": ["php8.4-fpm.service", "nginx.service"],
     "api": ["mailwright-api.socket", "mailwright-api.service", "mailwright-dispatch.service", "nginx.service"],
 }
@@ -262,11 +269,11 @@ class Field:
     root: Path
     plays: Path
 
-    def apply(self, role: str) -> Result:
+    def apply(self, role: str, **variables: Any) -> Result:
         play = json.loads(json.dumps(ROLE_PLAY).replace("ROLE", f"mailwright.server.{role}"))
         path = self.plays / f"{role}.yml"
         path.write_text(yaml.safe_dump(play))
-        return self.host.playbook(str(path))
+        return self.host.playbook(str(path), "-e", json.dumps(variables))
 
     @contextlib.contextmanager
     def planted(self, source: str, edit: Callable[[str], str]) -> Iterator[None]:
@@ -305,21 +312,32 @@ def field(server: Any, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Fi
     return field
 
 
-@pytest.mark.parametrize(
-    "plant",
-    [pytest.param(p, id=p.name, marks=[] if p.name in ALWAYS else [pytest.mark.faults]) for p in PLANTS],
-)
+def planted_in(*roles: str) -> Any:
+    """Each of those roles' errors as a test's parameter ``plant``."""
+    chosen = [plant for plant in PLANTS if plant.role in roles]
+    return pytest.mark.parametrize(
+        "plant",
+        [pytest.param(p, id=p.name, marks=[] if p.name in ALWAYS else [pytest.mark.faults]) for p in chosen],
+    )
+
+
+@planted_in(*UNITS.keys() - {"acme"})
 def test_a_planted_error_changes_nothing(field: Field, plant: Plant) -> None:
+    plant_and_compare(field, plant)
+    serves(field.host, plant.role)
+
+
+def plant_and_compare(field: Field, plant: Plant, **variables: Any) -> None:
+    """Apply the role with the error: it fails at its checker, and files and units are as before."""
     files, units = field.host.snapshot(), processes(field.host, plant.role)
     with field.planted(plant.source, plant.edit):
-        message = failure(field.apply(plant.role), plant.role)
+        message = failure(field.apply(plant.role, **variables), plant.role)
     assert re.match(r"nothing was changed: the check (['\"]).+\1 failed with exit code \d+:\n", message), message
     told = message.partition("\nstaged: ")[0].partition(":\n")[2]
     assert any(word in told for word in telling(plant)) or re.search(r"\bline \d+", told), message
     assert changed_paths(files, field.host.snapshot()) == set()
     assert processes(field.host, plant.role) == units
     assert all(unit["ActiveState"] == "active" for unit in units.values())
-    serves(field.host, plant.role)
 
 
 def telling(plant: Plant) -> set[str]:
@@ -426,5 +444,5 @@ def test_after_an_error_on_a_bare_host_a_good_apply_succeeds(tmp_path: Path) -> 
             assert host.ssh(f"test -e /var/lib/mailwright/config/{role}.json && echo written", check=False) == ""
         assert host.site().returncode == 0
         assert recap(host.site("--check"), host.name)["changed"] == 0
-        for role in UNITS:
+        for role in UNITS.keys() - {"acme"}:
             serves(host, role)

@@ -55,6 +55,9 @@ MX1_NAMES = ["mx1.acme.test"] + [
     for service in ("autoconfig", "autodiscover", "mta-sts")
 ]
 HOST_NUMBER = {"ns1": 2, "mx1": 10, "peer": 20}
+# Each host's systemd and daemons take about 25 inotify instances of root's; the kernel's usual 128 are five hosts'.
+INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
+ENOUGH_INSTANCES = 2048
 
 
 @dataclass(frozen=True)
@@ -534,6 +537,8 @@ def write_contract(lab: Lab) -> None:
 
 def up(names: list[str]) -> None:
     STATE.mkdir(exist_ok=True)
+    if int(INOTIFY_INSTANCES.read_text()) < ENOUGH_INSTANCES:
+        INOTIFY_INSTANCES.write_text(str(ENOUGH_INSTANCES))
     lab = load()
     if lab is None or not hosts_running():
         number = claim_number()
