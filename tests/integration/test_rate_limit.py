@@ -28,7 +28,9 @@ def load(server: Server) -> None:
     before = server.run("pgrep -f 'rspamd: rspamd_proxy'").split()
     server.run("systemctl reload rspamd")
     wait_until(
-        lambda: (now := server.run("pgrep -f 'rspamd: rspamd_proxy'", check=False).split()) and not set(now) & set(before),
+        lambda: (
+            (now := server.run("pgrep -f 'rspamd: rspamd_proxy'", check=False).split()) and not set(now) & set(before)
+        ),
         60,
         "processes with the new settings",
     )
