@@ -111,7 +111,7 @@ DRAFTS = st.builds(
 )
 SAFE = st.builds(
     Draft,
-    sender=st.sampled_from(["news@acme.test", "News, “fresh” <news@acme.test>", '"A (b)" <news@acme.test>']),
+    sender=st.sampled_from(["news@acme.test", "News, \u201cfresh\u201d <news@acme.test>", '"A (b)" <news@acme.test>']),
     to=st.just(["dave@peer.test"]),
     subject=ANY,
     text=ANY,
