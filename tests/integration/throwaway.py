@@ -92,7 +92,10 @@ class Target:
         own = inventory["mailservers"]["hosts"].get(name, {})
         # what is on this host stays there; its records are published by none of these tests
         api = {"mail_api": own["mail_api"]} if "mail_api" in own else {}
-        inventory["mailservers"]["hosts"] = {name: {"mail_addresses": [lab.address(name)], **api}}
+        address = lab.address(name)
+        # by address: connections that Ansible keeps open are shared by host name, with other labs' too
+        given = {"ansible_host": address, "mail_addresses": [address], **api}
+        inventory["mailservers"]["hosts"] = {name: given}
         path = directory / "inventory.yml"
         path.write_text(yaml.safe_dump(inventory))
         path.chmod(0o600)
