@@ -13,7 +13,7 @@ author: mailwright contributors (@mailwright)
 description:
   - Derives the same records as P(mailwright.server.dns_zone#filter), as a list for
     O(mailwright.server.dns_records#module:records).
-positional: dkim_keys
+positional: dkim_keys, dane, account
 options:
   _input:
     description: The normalised model C(mail_model).
@@ -25,6 +25,16 @@ options:
       - A domain without a key gets no DKIM record.
     type: dict
     required: true
+  dane:
+    description:
+      - What M(mailwright.server.dane) returned. Required where the model asks for TLSA records.
+    type: dict
+    default: {}
+  account:
+    description:
+      - What M(mailwright.server.acme_account) returned. Required where the model asks for a CAA record.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -47,17 +57,23 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.mailwright.server.plugins.module_utils.dns.records import record_set
+from ansible_collections.mailwright.server.plugins.module_utils.dns.records import model_records
 
 
 def dns_record_sets(
-    model: Mapping[str, Any], dkim_keys: Mapping[str, Sequence[Mapping[str, Any]]]
+    model: Mapping[str, Any],
+    dkim_keys: Mapping[str, Sequence[Mapping[str, Any]]],
+    dane: Mapping[str, Any] | None = None,
+    account: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """List the records of a normalised model. Raises AnsibleFilterError for input that is not one."""
     try:
-        return [asdict(rrset) | {"values": list(rrset.values)} for rrset in record_set(model, dkim_keys)]
+        return [
+            asdict(rrset) | {"values": list(rrset.values)}
+            for rrset in model_records(model, dkim_keys, dane or {}, account or {})
+        ]
     except KeyError as error:
-        raise AnsibleFilterError(f"dns_record_sets: the model or a DKIM key lacks {error}") from error
+        raise AnsibleFilterError(f"dns_record_sets: the model or another input lacks {error}") from error
     except ValueError as error:
         raise AnsibleFilterError(f"dns_record_sets: {error}") from error
 

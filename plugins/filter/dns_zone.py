@@ -13,9 +13,9 @@ author: mailwright contributors (@mailwright)
 description:
   - Derives the records from the normalised model and the DKIM keys.
   - Writes them as RFC 1035 master-file lines with absolute names, sorted.
-  - The records are those of the host (A, AAAA, SPF) and of every enabled domain
+  - The records are those of the host (A, AAAA, SPF, TLSA, CAA) and of every enabled domain
     (MX, SPF, DKIM, DMARC, MTA-STS, TLS reports, SRV for the mail services and names for mail programs' settings).
-positional: dkim_keys
+positional: dkim_keys, dane, account
 options:
   _input:
     description: The normalised model C(mail_model).
@@ -27,6 +27,16 @@ options:
       - Every key listed gets its record, whatever its state; keys of a domain that the model has not, too.
     type: dict
     required: true
+  dane:
+    description:
+      - What M(mailwright.server.dane) returned. Required where the model asks for TLSA records.
+    type: dict
+    default: {}
+  account:
+    description:
+      - What M(mailwright.server.acme_account) returned. Required where the model asks for a CAA record.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -47,16 +57,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.mailwright.server.plugins.module_utils.dns.records import record_set
+from ansible_collections.mailwright.server.plugins.module_utils.dns.records import model_records
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import zone_text
 
 
-def dns_zone(model: Mapping[str, Any], dkim_keys: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def dns_zone(
+    model: Mapping[str, Any],
+    dkim_keys: Mapping[str, Sequence[Mapping[str, Any]]],
+    dane: Mapping[str, Any] | None = None,
+    account: Mapping[str, Any] | None = None,
+) -> str:
     """Write the records of a normalised model. Raises AnsibleFilterError for input that is not one."""
     try:
-        return zone_text(record_set(model, dkim_keys))
+        return zone_text(model_records(model, dkim_keys, dane or {}, account or {}))
     except KeyError as error:
-        raise AnsibleFilterError(f"dns_zone: the model or a DKIM key lacks {error}") from error
+        raise AnsibleFilterError(f"dns_zone: the model or another input lacks {error}") from error
     except ValueError as error:
         raise AnsibleFilterError(f"dns_zone: {error}") from error
 

@@ -15,6 +15,7 @@ description:
     Renewal is left to certbot's own timer, with the same key and without the controller.
   - A certificate is installed by the program C(/usr/local/lib/mailwright/deploy-certificate), which certbot also runs
     after each renewal. It refuses one that does not fit, and the one before it stays in use.
+    One with another key waits where the host has TLSA records, see M(mailwright.server.dane).
   - When none can be had, the module fails and says why; what was in use stays in use.
   - The role C(mailwright.server.acme) puts everything in place that the module needs.
 requirements:
@@ -48,6 +49,12 @@ options:
     description: How long DNS servers may take until all of them show a new record, with V(dns-01).
     type: int
     default: 60
+  new_key:
+    description:
+      - Ask for a certificate with another key, unless one waits already. Where the host has TLSA records, it waits
+        until M(mailwright.server.dane) has seen its record everywhere.
+    type: bool
+    default: false
   ca_file:
     description: A file on the host with the certificate authority of the ACME server's own HTTPS.
     type: path
@@ -120,7 +127,6 @@ from ansible_collections.mailwright.server.plugins.module_utils.certificate.depl
     Settings,
     live_pair,
     pending,
-    published_digests,
     read_pair,
 )
 from ansible_collections.mailwright.server.plugins.module_utils.certificate.pair import (
@@ -209,11 +215,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     newest, renewal, live = lineage.pair(), lineage.renewal(), live_pair(store)
     why = reasons(order, renewal, newest, datetime.now(UTC))
     new_key = key_changes(order, renewal, newest)
-    if new_key and published_digests(store) is not None:
-        module.fail_json(
-            msg=f"key_type: {order.key_type} needs another key, but the TLSA record of the present one is published. "
-            f"Write key_type: {renewal.get('key_type')}, or take the TLSA record away first. {in_use(live)}."
-        )
+    # where certbot's newest key is not the one in use, another one was asked for before, and waits
+    if params["new_key"] and newest is not None and live is not None and newest.spki == live.spki:
+        new_key = True
+        why.append("another key is asked for")
     before = describe(live, live.fingerprint if live else None)
     to_install = newest is not None and pending(settings, lineage.directory)
     if module.check_mode and (why or to_install):
@@ -246,6 +251,7 @@ def main() -> None:
             "challenge": {"type": "str", "choices": ["http-01", "dns-01"], "default": "http-01"},
             "key_type": {"type": "str", "choices": ["rsa", "ecdsa"], "default": "rsa", "no_log": False},
             "propagation_seconds": {"type": "int", "default": 60},
+            "new_key": {"type": "bool", "default": False, "no_log": False},
             "ca_file": {"type": "path"},
             "path": {"type": "path", "default": "/etc/mailwright/tls"},
             "certbot_path": {"type": "path", "default": "/etc/letsencrypt"},

@@ -169,6 +169,14 @@ def prove(lab: Lab) -> bool:
                 raise NotProvedError(f"the key in the DNS does not verify it: {asked[-1]}")
         return " ".join(name.removesuffix("._domainkey.acme.test.") for name in asked)
 
+    def forwarded() -> str:
+        mail = message("dave@peer.test", "friends@acme.test")
+        lab.dave_sends(mail)
+        raw = wait_until(lambda: lab.dave_has(str(mail["Subject"])), PATIENCE, "the message back in dave's Maildir")
+        results = authentication_results(raw, "peer.peer.test")
+        require(results, "spf=pass smtp.mailfrom=mx1.acme.test", "dkim=pass", "dmarc=pass")
+        return "dkim=pass spf=pass dmarc=pass, says peer"
+
     def gtube() -> str:
         return refused(lab, message("dave@peer.test", "alice@acme.test", body=GTUBE + "\n"), "Gtube")
 
@@ -202,6 +210,7 @@ def prove(lab: Lab) -> bool:
     proof.line("alice answers with an attachment, dave has it", alice_to_dave)
     proof.line("peer verified alice's DKIM, SPF and DMARC", peer_verified)
     proof.line("her RSA and Ed25519 signatures verify with the live DNS", key_is_live)
+    proof.line("mail to an alias that leads to dave passes there (SRS)", forwarded)
     proof.line("spam (GTUBE) is refused", gtube)
     proof.line("a virus (EICAR) is refused", eicar)
     proof.line("a message moved to Junk is learnt", junk_is_learnt)

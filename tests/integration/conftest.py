@@ -29,6 +29,16 @@ SEED = os.environ.get("MAILWRIGHT_SEED") or str(random.SystemRandom().randrange(
 FAULTS = os.environ.get("MAILWRIGHT_FAULTS") or str(SAMPLE)
 
 
+# A resolver on peer, of which peer itself takes no notice: other tests change records and want them seen at once.
+VALIDATING = """server:
+    interface: 0.0.0.0
+    access-control: 0.0.0.0/0 allow
+    root-hints: /etc/unbound/lab.hints
+    local-zone: "test." nodefault
+    local-zone: "100.51.198.in-addr.arpa." nodefault
+{anchors}"""
+
+
 def pytest_report_header() -> str:
     """Say which sample this run takes."""
     return f"faults: {FAULTS}, MAILWRIGHT_SEED={SEED}, host: {host_under_test()}"
@@ -199,6 +209,19 @@ def dave(lab: Lab, server: Server) -> Iterator[Correspondent]:
     yield correspondent
     for queue_id in correspondent.queue():
         lab.ssh("peer", f"postsuper -d {queue_id}", check=False)
+
+
+@pytest.fixture(scope="session")
+def lab_resolver(lab: Lab) -> str:
+    """A validating resolver on peer; its address."""
+    anchors = "".join(f'    trust-anchor: "{line}"\n' for line in (lab.state / "root.ds").read_text().splitlines())
+    ns1 = lab.address("ns1")
+    lab.ssh("peer", "rm -f /etc/unbound/unbound.conf.d/root-auto-trust-anchor-file.conf")
+    lab.ssh("peer", "cat > /etc/unbound/unbound.conf.d/lab.conf", data=VALIDATING.format(anchors=anchors))
+    lab.ssh("peer", "cat > /etc/unbound/lab.hints", data=f". 3600 IN NS ns1.lab.test.\nns1.lab.test. 3600 IN A {ns1}\n")
+    lab.ssh("peer", "cat > /etc/unbound/resolv.conf", data="nameserver 127.0.0.1\noptions edns0 trust-ad\n")
+    lab.ssh("peer", "systemctl restart unbound")
+    return lab.address("peer")
 
 
 @pytest.fixture(scope="session")

@@ -301,12 +301,45 @@ def test_a_record_outside_all_zones_is_told(stage: Stage) -> None:
     )
 
 
+def test_a_customers_zone_that_delegates_what_changes(stage: Stage) -> None:
+    """The customer's own provider has one NS record set more; keys come and go in a zone of ours."""
+    parent = f"c{stage.zones[0][1:]}"
+    child = f"_domainkey.{parent}"
+    stage.server.add(
+        {parent: f"{FOREIGN.replace('other._domainkey', 'other')}_domainkey 300 NS ns1.lab.test.\n", child: ""}
+    )
+    try:
+        customer = sorted(map(str, stage.provider.records(f"{parent}.")))
+
+        def publish(*selectors: str) -> dict[str, Any]:
+            keys = [record(f"{name}.{child}", "TXT", text_value(f"v=DKIM1; p={name}")) for name in selectors]
+            mx = record(parent, "MX", "10 mx1.acme.test.")
+            terms: dict[str, Any] = {
+                "force_delete": True,
+                "verify": True,
+                "verify_servers": {child: stage.server.server},
+            }
+            return stage.run([mx, *keys], zones={child: "main"}, **terms)
+
+        for selectors in (["s1"], ["s1", "s2"], ["s2"]):
+            result = publish(*selectors)
+            assert not result.get("failed"), result
+            assert result["unmanaged"] == [f"{parent}. 300 IN MX 10 mx1.acme.test."]
+            assert all(one["agree"] and not one["disagree"] for one in result["verified"])
+            live = {rrset.name for rrset in stage.provider.records(f"{child}.") if rrset.type not in OWN_TYPES}
+            assert live == {f"{name}.{child}." for name in selectors}
+        assert sorted(map(str, stage.provider.records(f"{parent}."))) == customer
+    finally:
+        stage.server.remove([parent, child])
+
+
 class Relay:
     """A TCP relay to a name server that cuts or swallows answers."""
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.target = target
         self.cut: int | None = None
+        self.cut_once = False
         self.drop: Callable[[bytes], bool] = lambda _request: False
         self.swallow: Callable[[bytes], bool] = lambda _request: False
         self.octets: list[int] = []
@@ -341,6 +374,7 @@ class Relay:
                 self.octets[place] += len(data)
                 client.sendall(data)
                 if self.cut is not None and self.octets[place] >= self.cut:
+                    self.cut = None if self.cut_once else self.cut
                     break
             # Closing alone says nothing to the other side while a thread still reads.
             client.shutdown(socket.SHUT_RDWR)
@@ -382,11 +416,28 @@ def test_a_listing_that_is_cut_anywhere_ends_in_an_error(stage: Stage) -> None:
             path.cut = cut
             with pytest.raises(IncompleteError if cut >= 1000 else ProviderError):
                 provider.records(zone)
-        path.cut = size // 2
         before = stage.live()
-        result = stage.run(stage.wanted(), providers={"main": settings})
-        assert result["failed"] and stage.live() == before and not stage.ledger.exists()
-    assert stage.run(stage.wanted())["zones_done"]
+        for cut in (size // 3, size - 1):
+            path.cut = cut
+            result = stage.run(stage.wanted(), providers={"main": settings})
+            assert result["failed"] and stage.live() == before and not stage.ledger.exists()
+        assert stage.run(stage.wanted())["zones_done"]
+        published, ledger = stage.live(), stage.ledger.read_text()
+        for wanted in (stage.wanted("C" * 392), []):
+            result = stage.run(wanted, providers={"main": settings}, force_delete=True)
+            assert result["failed"] and stage.live() == published and stage.ledger.read_text() == ledger
+    assert stage.run([], force_delete=True)["zones_done"]
+    assert stage.live() == before
+
+
+def test_a_listing_that_is_cut_once_is_asked_for_again(stage: Stage) -> None:
+    zone = f"{stage.zones[0]}."
+    with relay(stage) as (path, settings):
+        provider = open_provider(settings)
+        found = provider.records(zone)
+        path.cut, path.cut_once = path.octets[-1] // 2, True
+        assert provider.records(zone) == found
+        assert path.cut is None
 
 
 def is_change(stage: Stage, request: bytes) -> bool:
@@ -480,3 +531,25 @@ def test_verification_waits_until_it_is_there(stage: Stage) -> None:
     server = parse_server(stage.server.server)
     (seen,) = verify({zone: [late]}, {zone: [server]}, 60, sleep=publish_meanwhile)
     assert seen.everywhere and pauses[:2] == [1.0, 2.0]
+
+
+def test_by_hand_it_waits_until_somebody_has_entered_the_records(stage: Stage, tmp_path: Path) -> None:
+    zone = stage.zones[0]
+    by_hand: dict[str, Any] = {
+        "providers": {"hand": {"type": "manual", "path": str(tmp_path / "zones")}}, "zones": {zone: "hand"},
+        "verify": True, "verify_servers": {zone: stage.server.server},
+    }  # fmt: skip
+    wanted = [record(zone, "MX", "10 mx1.acme.test."), record(f"x.{zone}", "TXT", text_value("entered by hand"))]
+    early = stage.run(wanted, verify_timeout=2, **by_hand)
+    assert early["failed"] and "not served everywhere after 2 s" in early["msg"] and f"{zone}. MX" in early["msg"]
+
+    def enter() -> None:
+        """What a person does: from the file into the zone."""
+        file = open_provider(by_hand["providers"]["hand"])
+        stage.provider.apply(f"{zone}.", [Change(None, rrset) for rrset in file.records(f"{zone}.")])
+
+    person = threading.Timer(5, enter)
+    person.start()
+    late = stage.run(wanted, verify_timeout=100, **by_hand)
+    person.join()
+    assert not late.get("failed") and not late["changed"] and all(not one["disagree"] for one in late["verified"])

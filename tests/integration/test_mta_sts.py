@@ -69,7 +69,7 @@ def test_the_policy_is_served_as_the_rfc_asks(server: Server) -> None:
     assert text == "version: STSv1\r\nmode: enforce\r\nmx: mx1.acme.test\r\nmax_age: 604800\r\n"
     assert fetch(server, "mta-sts.acme.test", "/")[0] == 404
     with pytest.raises(OSError, match=r"(?i)unrecognized.name"):
-        fetch(server, "mta-sts.globex.test", "/.well-known/mta-sts.txt")
+        fetch(server, "mta-sts.peer.test", "/.well-known/mta-sts.txt")
 
 
 def test_debians_resolver_on_peer_accepts_the_policy(server: Server) -> None:
@@ -77,7 +77,7 @@ def test_debians_resolver_on_peer_accepts_the_policy(server: Server) -> None:
     found = server.lab.ssh("peer", "SSL_CERT_FILE=/root/lab-ca.pem mta-sts-query acme.test")
     assert "STSFetchResult.VALID" in found, found
     assert "'mx': ['mx1.acme.test']" in found, found
-    assert "STSFetchResult.NONE" in server.lab.ssh("peer", "SSL_CERT_FILE=/root/lab-ca.pem mta-sts-query globex.test")
+    assert "STSFetchResult.NONE" in server.lab.ssh("peer", "SSL_CERT_FILE=/root/lab-ca.pem mta-sts-query peer.test")
     # and the mail server is as the policy says
     said = server.lab.ssh("peer", "posttls-finger -c -l secure -F /root/lab-ca.pem acme.test mx1.acme.test 2>&1")
     assert "Verified TLS connection established" in said, said

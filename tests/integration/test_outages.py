@@ -173,6 +173,7 @@ def test_outage(server: Server, dave: Correspondent, token: str, timer: Timer, n
 KILLED = {
     "postfix": 25, "dovecot": 993, "rspamd": 0, "clamav-daemon": 0, "redis-server": 0, "postgresql@17-main": 0,
     "unbound": 0, "nginx": 443, "php8.4-fpm": 0, "fail2ban": 0, "systemd-journald": 0, "postfix-mta-sts-resolver": 8461,
+    "postsrsd": 10001,
 }  # fmt: skip
 
 

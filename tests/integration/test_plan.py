@@ -35,7 +35,7 @@ PRODUCTS = {
 }
 
 # What services keep as their data once they run.
-SERVICES = "postgresql|redis|rspamd|clamav|fail2ban|postfix|dovecot|nginx|php|unbound|mta-sts"
+SERVICES = "postgresql|redis|rspamd|clamav|fail2ban|postfix|dovecot|nginx|php|unbound|mta-sts|mailwright-index"
 DATA = re.compile(rf"/var/(cache|spool|vmail|lib/({SERVICES}))(/.*)?")
 
 
@@ -246,7 +246,7 @@ def test_a_configured_host_has_an_empty_plan(host: Target) -> None:
 
 def globex(host: Target, mailboxes: list[dict[str, Any]], path: Path) -> tuple[str, str]:
     """Arguments that put other mailboxes into globex.test's file of the inventory."""
-    domain = {"name": "globex.test", "mailboxes": mailboxes}
+    domain = {"name": "globex.test", "mta_sts": "testing", "mailboxes": mailboxes}
     path.write_text(json.dumps({"mail_domains__globex": [domain]}))
     assert "mail_domains__globex" in host.variables
     return ("-e", f"@{path}")

@@ -89,11 +89,17 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("dovecot", "/etc/dovecot/dovecot.conf", "unknown-setting", added("mail_loction = x")),
     ("dovecot", "/etc/dovecot/dovecot.conf", "wrong-path", swapped("}}/privkey.pem", "}}/no-such-key.pem")),
     ("dovecot", "/etc/dovecot/sieve/spam-to-junk.sieve", "unknown-command", added("fleinto :create \"Junk\";")),
+    ("dovecot", "/etc/systemd/system/mailwright-index.service", "wrong-path", swapped("/index-new", "/index")),
+    ("dovecot", "/etc/systemd/system/mailwright-index.timer", "bad-time", swapped("=1min", "=soon")),
+    ("dovecot", "/usr/local/lib/mailwright/index-new-mail", "unclosed", swapped("connect(", "connect((")),
     ("postfix", "/etc/postfix/main.cf", "unknown-parameter", added("smtpd_no_such_parameter = yes")),
     ("postfix", "/etc/postfix/main.cf", "wrong-path", swapped("sql/mailboxes.cf", "sql/boxes.cf")),
     ("postfix", "/etc/postfix/main.cf", "unknown-restriction", swapped("reject_unauth_destination", "reject_unauth")),
     ("postfix", "/etc/postfix/master.cf", "bad-type", added("2525 innet n - y - - smtpd")),
     ("postfix", "/etc/postfix/sql/domains.cf", "no-such-table", swapped("domain", "domein")),
+    ("postfix", "/etc/postfix/sql/forwarded.cf", "no-such-table", swapped("directory.domain", "directory.domein")),
+    ("postfix", "/etc/postfix/srs/recipients", "unclosed", swapped(")$/", "$/")),
+    ("postfix", "/etc/postfix/srs/senders", "no-such-group", swapped("$1", "$2")),
     ("web", "/etc/nginx/nginx.conf", "unknown-directive", swapped("sendfile on;", "sendfiles on;")),
     ("web", "/etc/nginx/nginx.conf", "wrong-path", swapped("}}/privkey.pem", "}}/no-such-key.pem")),
     ("web", "/etc/nginx/mailwright-servers.d/autoconfig.conf", "wrong-path", swapped("mailwright.d", "mailwrong.d")),
@@ -113,6 +119,8 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("acme", "/etc/mailwright/acme/settings.json", "no-hostname", swapped("'hostname'", "'hostnam'")),
     ("acme", "/etc/mailwright/acme/ca.pem", "no-certificate",
      swapped("{{ lookup('ansible.builtin.file', mail_model.tls.acme.ca_file) }}", f"-----BEGIN {GARBAGE}-----")),
+    ("reports", "/etc/systemd/system/mailwright-reports.timer", "bad-time", swapped("*:0/5", "*:0/five")),
+    ("reports", "/etc/systemd/system/mailwright-reports.service", "unknown-key", swapped("UMask=", "Umaks=")),
     ("roundcube", "/etc/nginx/mailwright.d/webmail.conf", "wrong-path", added("include /etc/nginx/none.conf;")),
     ("roundcube", "/etc/php/8.4/fpm/pool.d/www.conf", "no-such-user", swapped("user = www-data", "user = nobody2")),
 ]  # fmt: skip
@@ -190,10 +198,11 @@ UNITS = {
     "clamav": ["clamav-daemon.service", "clamav-freshclam.service"],
     "rspamd": ["rspamd.service"],
     "dovecot": ["dovecot.service"],
-    "postfix": ["postfix.service"],
+    "postfix": ["postfix.service", "postsrsd.service"],
     "web": ["nginx.service"],
     "mta_sts": ["postfix-mta-sts-resolver.service"],
     "acme": ["certbot.timer"],
+    "reports": ["mailwright-reports.timer", "mailwright-dmarc-reports.timer"],
     "roundcube": ["php8.4-fpm.service", "nginx.service"],
     "api": ["mailwright-api.socket", "mailwright-api.service", "mailwright-dispatch.service", "nginx.service"],
 }
@@ -220,6 +229,7 @@ QUESTIONS = {
     "clamav": (f"python3 -c '{PING_CLAMD}'", "PONG"),
     "mta_sts": ("postmap -q status.invalid socketmap:inet:127.0.0.1:8461:postfix 2>&1 || echo none", "none"),
     "rspamd": (f"python3 -c '{PING_RSPAMD}'", "pong"),
+    "reports": ("systemctl start mailwright-reports.service && echo read", "read"),
 }
 
 
@@ -312,7 +322,7 @@ def field(server: Any, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Fi
     return field
 
 
-def planted_in(*roles: str) -> Any:
+def planted_in(*roles: str) -> pytest.MarkDecorator:
     """Each of those roles' errors as a test's parameter ``plant``."""
     chosen = [plant for plant in PLANTS if plant.role in roles]
     return pytest.mark.parametrize(

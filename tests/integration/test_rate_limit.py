@@ -1,7 +1,7 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A user may send to so many recipients in an hour; what is more waits with the sender, and others are not concerned."""
+"""A user may send to so many recipients an hour; what is more waits with the sender, and others are not concerned."""
 
 from __future__ import annotations
 

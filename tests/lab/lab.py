@@ -40,8 +40,12 @@ CHECKOUT = HERE.parents[1]
 STATE = CHECKOUT / ".lab"
 CACHE = Path(os.environ.get("MAILWRIGHT_LAB_CACHE", "/var/cache/mailwright-lab"))
 REGISTRY = Path("/run/mailwright-lab")
-# TEST-NET-2: not a private range, so that the mail software treats the hosts as it treats the internet.
-POOL = list(ipaddress.ip_network("198.51.100.0/24").subnets(new_prefix=27))
+# TEST-NET-2 and 3: no private ranges, so that the mail software treats the hosts as it treats the internet.
+POOL = [
+    network
+    for documentation in ("198.51.100.0/24", "203.0.113.0/24")
+    for network in ipaddress.IPv4Network(documentation).subnets(new_prefix=27)
+]
 PROXY_PORT = 3143
 ACME_PORT, ACME_MANAGEMENT_PORT = 14000, 15000
 BASE_PACKAGES = [
@@ -87,6 +91,7 @@ IMAGES = {
             "publicsuffix",
             "swaks",
             "postfix-mta-sts-resolver",
+            "unbound",
         ),
     ),
 }
@@ -114,9 +119,11 @@ class Lab:
 
     @property
     def network(self) -> ipaddress.IPv4Network:
-        network = POOL[self.number]
-        assert isinstance(network, ipaddress.IPv4Network)
-        return network
+        return POOL[self.number]
+
+    @property
+    def reverse_zone(self) -> str:
+        return self.network[0].reverse_pointer.partition(".")[2]
 
     @property
     def bridge(self) -> str:
@@ -369,7 +376,7 @@ def prepare_host(lab: Lab, name: str) -> None:
     )
     write(up / "etc/ssh/ssh_host_ed25519_key.pub", (STATE / "host_key.pub").read_text())
     values = {"PASSWORD": lab.password, "TSIG_BASE64": tsig_base64(lab), "PDNS_KEY": lab.pdns}
-    values["NETWORK"] = str(lab.network)
+    values["NETWORK"], values["REVERSE"] = str(lab.network), lab.reverse_zone
     values["ACME_TSIG_BASE64"] = lab.acme_tsig
     for other in HOST_NUMBER:
         values[other.upper()] = lab.address(other)
@@ -514,7 +521,8 @@ def write_contract(lab: Lab) -> None:
         write(certificate, pem)
         write(key, private, 0o600)
     values = {"STATE": str(STATE), "PASSWORD": lab.password, "MX1": lab.address("mx1"), "NS1": lab.address("ns1"),
-              "TRUST_ANCHOR": root.strip(), "TSIG": tsig_base64(lab), "API_KEY": lab.api_key}  # fmt: skip
+              "TRUST_ANCHOR": root.strip(), "TSIG": tsig_base64(lab), "REVERSE": lab.reverse_zone,
+              "API_KEY": lab.api_key}  # fmt: skip
     text = (HERE / "inventory.yml.in").read_text()
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)

@@ -108,7 +108,7 @@ def publish_base(state: Path, tsig: str, addresses: dict[str, str]) -> None:
         peer.peer.test. 300 IN TXT "v=spf1 a -all"
         peer.test. 300 IN MX 10 peer.peer.test.
         peer.test. 300 IN TXT "v=spf1 mx -all"
-        _dmarc.peer.test. 300 IN TXT "v=DMARC1; p=reject"
+        _dmarc.peer.test. 300 IN TXT "v=DMARC1; p=reject; rua=mailto:dave@peer.test"
         peer._domainkey.peer.test. 300 IN TXT {_txt(f"v=DKIM1; k=rsa; p={public}")}
         """,
     )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,8 +15,10 @@ from pathlib import Path
 import pytest
 from ansible_collections.mailwright.server.plugins.module_utils.certificate import acme, deploy
 from ansible_collections.mailwright.server.plugins.module_utils.certificate.pair import Pair, parse_pair, self_sign
+from ansible_collections.mailwright.server.plugins.module_utils.certificate.rollover import Key, State
 from ansible_collections.mailwright.server.plugins.module_utils.certificate.store import CertificateStore
-from ansible_collections.mailwright.server.plugins.module_utils.probes import renewal
+from ansible_collections.mailwright.server.plugins.module_utils.probes import dane, renewal
+from ansible_collections.mailwright.server.plugins.modules.acme_account import account_uri
 
 HOST = "mx1.acme.test"
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -99,6 +102,25 @@ def test_certbots_words_become_one_line() -> None:
     assert acme.explain("") == "certbot did not say why"
 
 
+def test_the_account_is_the_one_that_renews(tmp_path: Path) -> None:
+    directory = "https://ca.test:14000/dir"
+    assert account_uri(tmp_path, HOST, directory) is None
+    settings = tmp_path / "renewal" / f"{HOST}.conf"
+    settings.parent.mkdir()
+    settings.write_text(f"account = abc\nserver = {directory}\n")
+    assert account_uri(tmp_path, HOST, directory) is None
+    for name, uri in (("abc", "https://ca.test/acct/1"), ("other", "https://ca.test/acct/2")):
+        file = tmp_path / "accounts" / "ca.test:14000" / "dir" / name / "regr.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({"body": {}, "uri": uri}))
+    assert account_uri(tmp_path, HOST, directory) == "https://ca.test/acct/1"
+    assert account_uri(tmp_path, HOST, "https://b.test/dir") is None
+    for wrong in ("{}", "[]", '{"uri": "x; y"}', "nonsense"):
+        (tmp_path / "accounts" / "ca.test:14000" / "dir" / "abc" / "regr.json").write_text(wrong)
+        with pytest.raises(ValueError, match=r".+"):
+            account_uri(tmp_path, HOST, directory)
+
+
 # The published records
 
 
@@ -137,23 +159,21 @@ def test_a_name_that_was_never_held_does_not_hold_up_the_others() -> None:
 )
 def test_a_certificate_that_does_not_serve_is_refused(new: Pair, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
-        deploy.accept(new.chain_pem, new.key_pem, [HOST], None, None, NOW)
+        deploy.accept(new.chain_pem, new.key_pem, [HOST], None, NOW)
     assert "certificate_pem" not in str(caught.value)
 
 
 def test_a_key_of_another_certificate_is_refused_and_not_shown() -> None:
     key = pair().key_pem
     with pytest.raises(ValueError, match="not that of the certificate") as caught:
-        deploy.accept(pair().chain_pem, key, [HOST], None, None, NOW)
+        deploy.accept(pair().chain_pem, key, [HOST], None, NOW)
     assert key.decode().splitlines()[1] not in str(caught.value)
 
 
-def test_with_dane_only_a_published_key_is_accepted() -> None:
+def test_with_dane_only_a_published_key_is_admitted() -> None:
     new = pair()
-    assert deploy.accept(new.chain_pem, new.key_pem, [HOST], None, frozenset({"00" * 32, new.spki}), NOW) == new
-    for published in (frozenset({"00" * 32}), frozenset[str]()):
-        with pytest.raises(ValueError, match=f"TLSA 3 1 1 {new.spki} is not among"):
-            deploy.accept(new.chain_pem, new.key_pem, [HOST], None, published, NOW)
+    assert deploy.admits(None, new) and deploy.admits(frozenset({"00" * 32, new.spki}), new)
+    assert not deploy.admits(frozenset({"00" * 32}), new) and not deploy.admits(frozenset(), new)
 
 
 # The hook on files
@@ -205,18 +225,27 @@ def test_the_hook_installs_once_and_reloads_once(host: Host) -> None:
     assert host.reloads() == 1
 
 
-def test_the_hook_refuses_a_key_that_is_not_published_and_keeps_the_old_one(host: Host) -> None:
+def test_the_hook_lets_a_key_that_is_not_published_wait_and_keeps_the_old_one(host: Host) -> None:
     before = host.live()
+    settings = deploy.Settings.load(str(host.settings))
     tlsa = Path(host.store.directory, deploy.TLSA)
     tlsa.write_text(f"3 1 1 {'00' * 32}\n")
-    code, text = host.hook()
-    assert code == 1 and text.startswith("REFUSED a new certificate, the certificate before it stays in use")
-    assert (host.live(), host.reloads()) == (before, 0)
+    assert deploy.pending(settings, str(host.lineage))
+    for _turn in range(2):
+        code, text = host.hook()
+        assert code == 0 and "WAITS, the one before it stays in use: its key has no TLSA record" in text
+        assert (host.live(), host.reloads()) == (before, 0)
+        assert not deploy.pending(settings, str(host.lineage))
+    waiting = deploy.next_pair(host.store)
+    assert waiting is not None and waiting.fingerprint != before
     tlsa.write_text("nonsense\n")
     code, text = host.hook()
     assert code == 1 and f"{tlsa}: line 1" in text
-    tlsa.unlink()
-    assert host.hook()[0] == 0
+    tlsa.write_text(f"3 1 1 {waiting.spki}\n")
+    assert deploy.pending(settings, str(host.lineage))
+    assert host.hook() == (0, f"{HOST}: a new certificate is in use")
+    assert (host.live(), deploy.next_pair(host.store)) == (waiting.fingerprint, None)
+    assert len(os.listdir(host.store.directory)) == 4  # two pairs, the link, the list
 
 
 def test_a_reload_that_failed_is_made_up_for(host: Host) -> None:
@@ -275,3 +304,26 @@ def test_renewal_that_does_not(
     found = renewal.evaluate({**GOOD, unit: {**GOOD[unit], **change}}, waiting)
     assert found.status == status
     assert words in found.summary
+
+
+A, B = "aa" * 32, "bb" * 32
+
+
+@pytest.mark.parametrize(
+    ("states", "reply", "status", "words"),
+    [
+        ({A: "active"}, dane.Reply(frozenset({A}), True), "ok", "3 1 1 aaaaaaaaaaaa: active since"),
+        ({A: "active", B: "published"}, dane.Reply(frozenset({A, B}), True), "ok", "in use"),
+        ({A: "active", B: "generated"}, dane.Reply(frozenset({A}), True), "warn", "not published: bbbbbbbbbbbb"),
+        ({A: "active"}, dane.Reply(frozenset({B}), True), "fail", "send no mail"),
+        ({A: "active"}, dane.Reply(frozenset({A})), "warn", "not secure"),
+        ({A: "active"}, dane.Reply(), "warn", "no TLSA record is published yet"),
+        ({A: "active"}, dane.Reply(error="SERVFAIL"), "fail", "cannot be asked for: SERVFAIL"),
+        ({}, dane.Reply(), "warn", "does the zone validate?"),
+        ({}, dane.Reply(frozenset({B})), "fail", "send no mail"),
+    ],
+)
+def test_the_report_on_tlsa_records(states: dict[str, str], reply: dane.Reply, status: str, words: str) -> None:
+    found = dane.evaluate(HOST, A, State({digest: Key(name, NOW) for digest, name in states.items()}), reply)
+    assert (found.status, words in found.summary) == (status, True), found
+    assert ("publish:" in found.detail) == (reply.error is None and bool(set(states) - reply.digests))

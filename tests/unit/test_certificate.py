@@ -224,6 +224,85 @@ def test_a_given_pair_is_placed_whole(apply: Any) -> None:
     assert files(apply())[1] != key
 
 
+def publish(tmp_path: Path, *digests: str) -> Path:
+    """The list of TLSA records that are known everywhere, as the module dane writes it."""
+    path = tmp_path / "tls" / HOST / "tlsa"
+    path.write_text("".join(f"3 1 1 {digest}\n" for digest in digests))
+    return path
+
+
+def spki(content: tuple[bytes, bytes] | None) -> str | None:
+    return parse_pair(*content).spki if content else None
+
+
+def test_a_given_pair_with_another_key_waits_where_there_are_tlsa_records(apply: Any, tmp_path: Path) -> None:
+    store = CertificateStore(str(tmp_path / "tls"), HOST)
+    first, second = (issue(HOST, MIDDLE, names=(HOST,)) for _number in range(2))
+    apply(**given(first, MIDDLE))
+    live = spki(store.read())
+    assert live
+    publish(tmp_path, live)
+    planned = apply(check=True, **given(second, MIDDLE))
+    assert planned["changed"] and "waiting:" in planned["diff"]["after"] and store.read_next() is None
+    waits = apply(**given(second, MIDDLE))
+    assert waits["changed"] and waits["waiting"] and waits["dane"]
+    assert waits["diff"] == planned["diff"]
+    assert not apply(**given(second, MIDDLE))["changed"]
+    assert spki(store.read()) == live != spki(store.read_next())
+    # the owner thinks better of it
+    assert apply(**given(first, MIDDLE))["changed"]
+    assert store.read_next() is None and spki(store.read()) == live
+    assert sorted(os.listdir(store.directory)) == sorted([Path(store.live).resolve().name, "live", "tlsa"])
+    # a renewal with the same key does not wait
+    builder = x509.CertificateBuilder(
+        issuer_name=first.certificate.issuer, subject_name=first.certificate.subject,
+        public_key=first.key.public_key(), serial_number=7, not_valid_before=NOW - timedelta(minutes=1),
+        not_valid_after=NOW + timedelta(days=50),
+    ).add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)  # fmt: skip
+    renewed = Issued(builder.sign(MIDDLE.key, hashes.SHA256()), first.key)
+    result = apply(**given(renewed, MIDDLE))
+    assert result["changed"] and not result["waiting"]
+    assert store.read() is not None and store.read()[0].decode() == renewed.pem + MIDDLE.pem  # type: ignore[index]
+
+
+def test_another_key_for_a_self_signed_certificate(apply: Any, tmp_path: Path) -> None:
+    store = CertificateStore(str(tmp_path / "tls"), HOST)
+    apply()
+    first = spki(store.read())
+    # without TLSA records nobody has to wait
+    assert apply(new_key=True)["changed"]
+    second = spki(store.read())
+    assert second and second != first and store.read_next() is None
+    publish(tmp_path, second)
+    planned = apply(check=True, new_key=True)
+    assert planned["changed"] and "sha256: (new)" in planned["diff"]["after"].partition("waiting:")[2]
+    assert apply(new_key=True)["waiting"]
+    third = spki(store.read_next())
+    assert third not in (None, first, second) and spki(store.read()) == second
+    # asking again is the same wish
+    assert not apply(new_key=True)["changed"] and not apply()["changed"]
+    # other names renew both, each with its key
+    assert apply(names=["a.acme.test"])["changed"]
+    assert (spki(store.read()), spki(store.read_next())) == (second, third)
+    assert all("a.acme.test" in parse_pair(*pair).names for pair in (store.read(), store.read_next()) if pair)
+    assert not apply(names=["a.acme.test"])["changed"]
+
+
+def test_back_from_files_to_a_self_signed_certificate_waits_too(apply: Any, tmp_path: Path) -> None:
+    store = CertificateStore(str(tmp_path / "tls"), HOST)
+    apply(**given(LEAF, MIDDLE))
+    live = spki(store.read())
+    assert live
+    publish(tmp_path, live)
+    assert apply()["waiting"]
+    waiting = spki(store.read_next())
+    assert spki(store.read()) == live and waiting
+    assert not apply()["changed"] and spki(store.read_next()) == waiting
+    (tmp_path / "tls" / HOST / "tlsa").unlink()
+    assert apply()["changed"]
+    assert (spki(store.read()), store.read_next()) == (waiting, None)
+
+
 def test_the_previous_pair_stays_for_readers_and_older_ones_go(apply: Any) -> None:
     live = Path(apply()["path"])
     seen = [live.resolve().name]

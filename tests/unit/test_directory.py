@@ -391,9 +391,7 @@ GOOD_ROLES = {name: cluster.Role(True, False, ()) for name in cluster.ROLES} | {
 GOOD_DATABASES = {
     "mailwright": cluster.Database(
         "mailwright",
-        frozenset(
-            {("mailwright", "CONNECT"), ("postfix", "CONNECT"), ("dovecot", "CONNECT"), ("roundcube", "CONNECT")}
-        ),
+        frozenset({(role, "CONNECT") for role in cluster.ROLES}),
     ),
     "roundcube": cluster.Database("roundcube", frozenset({("roundcube", "CONNECT")})),
 }
@@ -406,7 +404,8 @@ def test_a_bare_server_gets_every_role_and_database() -> None:
         (None, "role postfix"),
         (None, "role dovecot"),
         (None, "role roundcube"),
-        (None, "database mailwright owner=mailwright connect=dovecot,postfix,roundcube"),
+        (None, "role reports"),
+        (None, "database mailwright owner=mailwright connect=dovecot,postfix,reports,roundcube"),
         (None, "database roundcube owner=roundcube"),
     ]
     assert cluster.steps(GOOD_ROLES, GOOD_DATABASES, "mailwright") == []

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import grp
 import json
 import multiprocessing
@@ -357,6 +358,24 @@ def test_killed_at_every_write_the_next_run_goes_on(tmp_path: Path, seed: int) -
     assert states == ["active", "active", "revoked"]
     home = tmp_path / "dkim/acme.test"
     assert not [path for path in home.iterdir() if path.suffix not in (".key", ".revoked", ".json", ".new")]
+
+
+def test_killed_while_keys_are_made_nothing_is_left_that_holds_lock_or_connection(tmp_path: Path) -> None:
+    """The workers inherit the store's lock and the standard output, which is the connection to the controller."""
+    lock = tmp_path / "lock"
+    script = (
+        f"import fcntl; lock = open({str(lock)!r}, 'w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "from ansible_collections.mailwright.server.plugins.module_utils.dkim.generate import generate_keys\n"
+        "for _key in generate_keys(['rsa'] * 400): print('a key', flush=True)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout and process.stdout.readline() == "a key\n"
+    process.kill()
+    # raises TimeoutExpired while anybody has the other end
+    process.communicate(timeout=20)
+    with lock.open() as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_state_names_a_key_only_after_the_key_is_on_disk(apply: Any, monkeypatch: pytest.MonkeyPatch) -> None:

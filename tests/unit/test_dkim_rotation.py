@@ -161,10 +161,13 @@ def test_a_new_key_does_not_sign_before_every_server_has_it(sight: str) -> None:
     assert states(after)["r1"] == "active" and states(after)["r2"] != "active"
 
 
-def test_a_new_key_waits_for_the_longer_of_ttl_and_negative_ttl() -> None:
+@pytest.mark.parametrize(("ttl", "negative_ttl"), [(TTL, NEGATIVE_TTL), (10800.0, 900.0)])
+def test_a_new_key_waits_for_the_longer_of_ttl_and_negative_ttl(ttl: float, negative_ttl: float) -> None:
     state = State((key("r1", live=True, created=days(-200)), key("r2", "published", waited=0.0)), clock=START)
-    assert states(move(state, at(NEGATIVE_TTL - 1), r1="live", r2="live")[0]) == {"r1": "active", "r2": "published"}
-    assert states(move(state, at(NEGATIVE_TTL), r1="live", r2="live")[0]) == {"r1": "retiring", "r2": "active"}
+    for wait, r1, r2 in ((-1, "active", "published"), (0, "retiring", "active")):
+        now = at(max(ttl, negative_ttl) + wait)
+        sightings = {selector: Sighting("live", now, ttl, negative_ttl) for selector in ("r1", "r2")}
+        assert states(move(state, now, RSA_ONLY, {"sightings": sightings})[0]) == {"r1": r1, "r2": r2}
 
 
 @pytest.mark.parametrize("sight", ["absent", "other", "mixed"])
@@ -172,6 +175,14 @@ def test_a_new_key_that_vanishes_begins_anew(sight: str) -> None:
     state = State((key("r1", live=True), key("r2", "published", waited=7000.0)), clock=START)
     after, _actions = move(state, at(NEGATIVE_TTL), r1="live", r2=sight)
     assert states(after) == {"r1": "active", "r2": "generated"}
+
+
+@pytest.mark.parametrize("sight", ["absent", "other", "mixed"])
+def test_a_key_whose_record_vanished_is_verified_again_after_the_wait(sight: str) -> None:
+    state = State((key("r1", live=True),))
+    for seconds, seen_as, verified in ((0, sight, False), (60, "live", False), (60 + NEGATIVE_TTL, "live", True)):
+        state, _actions = move(state, at(seconds), r1=seen_as)
+        assert next(k for k in state.keys if k.selector == "r1").verified is verified
 
 
 def retiring(waited: float | None) -> State:
@@ -270,6 +281,12 @@ def test_a_compromised_ed25519_key_is_revoked_at_once() -> None:
     assert signers(after) == ["r1"]
 
 
+def test_where_both_keys_are_compromised_both_sign_until_their_successors_have_propagated() -> None:
+    state = State((key("r1", live=True), key("e1", live=True)))
+    after, _actions = move(state, START, Policy(compromised=None), r1="live", e1="live")
+    assert states(after) == {"r1": "active", "e1": "active", "r9": "generated", "e9": "generated"}
+
+
 def test_immediate_revokes_before_the_successor_is_published() -> None:
     state = State((key("r1", live=True), key("e1", live=True)))
     after, _actions = move(state, START, Policy(compromised=frozenset({"r1"}), immediate=True))
@@ -354,6 +371,16 @@ def test_a_revoked_key_never_returns() -> None:
     assert states(move(state, days(1))[0]) == {"r1": "revoked", "r9": "active"}
 
 
+@pytest.mark.parametrize(("used", "tombstones"), [({"r1"}, set()), (set(), {"r1"})])
+def test_a_key_file_of_a_selector_that_is_gone_is_deleted_and_not_taken_in(
+    used: set[str], tombstones: set[str]
+) -> None:
+    state = State((key("r2", live=True),), used=frozenset(used))
+    host = {"found": {"r1": ("rsa", "v=DKIM1; k=rsa; p=r1")}, "files": frozenset({"r1", "r2"}),
+            "tombstones": frozenset(tombstones)}  # fmt: skip
+    assert move(state, days(1), RSA_ONLY, host) == (state, [Erase("r1")])
+
+
 def test_a_restored_state_does_not_bring_a_revoked_key_back() -> None:
     host = {
         "tombstones": frozenset({"r1"}),
@@ -401,6 +428,11 @@ def test_where_the_state_is_lost_the_key_in_the_configuration_goes_on() -> None:
     found = {selector: ("rsa", f"v=DKIM1; k=rsa; p={selector}") for selector in ("r1", "r2")}
     host = {"found": found, "files": frozenset(found), "configured": frozenset({"r1"})}
     assert states(move(State(), START, RSA_ONLY, host)[0]) == {"r1": "active", "r2": "generated"}
+
+
+def test_of_two_next_keys_one_stays() -> None:
+    state = State((key("r1", live=True), key("r2", "generated"), key("r3", "published", live=True)))
+    assert states(move(state, START, r1="live")[0]) == {"r1": "active", "r2": "retiring", "r3": "published"}
 
 
 def test_a_new_key_gives_way_to_the_old_one_whose_file_is_back() -> None:
@@ -461,6 +493,94 @@ def test_the_state_reads_back() -> None:
 )  # fmt: skip
 def test_an_empty_key_is_a_revocation(text: str, revoked: bool) -> None:
     assert is_revocation(text) is revoked
+
+
+def waited(state: State, selector: str) -> float | None:
+    return next(k.waited for k in state.keys if k.selector == selector)
+
+
+def test_a_propagated_key_signs_only_in_a_run_that_sees_it() -> None:
+    state = State((key("r1", live=True), key("r2", "propagated", live=True)))
+    assert states(move(state, at(60), r1="live", r2="unknown")[0]) == {"r1": "active", "r2": "propagated"}
+
+
+def test_a_key_that_was_not_there_when_it_was_last_seen_takes_no_place() -> None:
+    state = State((key("r1", verified=True), key("r2", "retiring", verified=True)))
+    assert states(move(state, at(60), r1="unknown", r2="unknown")[0]) == {"r1": "active", "r2": "retiring"}
+
+
+def test_a_key_that_one_server_lacks_gives_way_to_a_retiring_one_that_all_have() -> None:
+    state = State((key("r1", live=True), key("r0", "retiring", live=True)))
+    assert states(move(state, at(60), r1="mixed", r0="live")[0]) == {"r1": "retiring", "r0": "active"}
+
+
+def test_a_compromised_key_does_not_come_back_where_the_active_one_is_lost() -> None:
+    state = State((key("r1", live=True), key("r2", "retiring", live=True, compromised=True)))
+    host = {"files": frozenset({"r2"}), "configured": frozenset({"r2"})}
+    assert states(move(state, at(60), RSA_ONLY, host)[0]) == {"r1": "retiring", "r2": "retiring", "r9": "active"}
+
+
+def test_a_revoked_key_that_the_filter_names_keeps_its_record() -> None:
+    state = State((key("r1", "revoked", waited=40 * DAY), key("r2", live=True)), clock=START)
+    for configured, there in (({"r1"}, True), (set(), False)):
+        after, _actions = move(state, at(60), RSA_ONLY, {"configured": frozenset(configured)}, r1="live", r2="live")
+        assert ("r1" in states(after)) is there
+
+
+@pytest.mark.parametrize(
+    ("sight", "begun"), [("live", 0.0), ("absent", 0.0), ("other", None), ("mixed", None), ("unknown", None)]
+)
+def test_the_wait_of_a_revoked_key_begins_when_its_revocation_is_seen(sight: str, begun: float | None) -> None:
+    state = State((key("r1", "revoked"), key("r2", live=True)))
+    assert waited(move(state, at(60), r1=sight, r2="live")[0], "r1") == begun
+
+
+def test_time_passes_only_up_to_the_observation() -> None:
+    state = State((key("r1", live=True), key("r2", "published", waited=0.0, live=True)), clock=START)
+    sightings = seen(at(NEGATIVE_TTL - 600), r1="live", r2="live")
+    after, _actions = move(state, at(NEGATIVE_TTL), RSA_ONLY, {"sightings": sightings})
+    assert states(after)["r2"] == "published" and waited(after, "r2") == NEGATIVE_TTL - 600
+
+
+def test_an_old_key_that_comes_back_gets_its_successor_in_the_next_run() -> None:
+    state = State((key("r1", "retiring", live=True, created=days(-200)),))
+    after, _actions = move(state, START)
+    assert states(after) == {"r1": "active"} and move(after, START) == (after, [])
+    assert states(move(after, at(60))[0]) == {"r1": "active", "r9": "generated"}
+
+
+def test_the_wait_of_a_key_that_signs_unverified_begins_anew_when_it_is_missed() -> None:
+    state = State((key("r1", live=True, verified=False, waited=7000.0),), clock=START)
+    after, _actions = move(state, at(100), r1="absent")
+    after, _actions = move(after, at(400), r1="live")
+    assert waited(after, "r1") == 0.0 and not next(k for k in after.keys if k.selector == "r1").verified
+
+
+def test_a_revoked_key_is_not_live() -> None:
+    after, _actions = move(State((key("r1", live=True),)), at(60), r1="revoked")
+    assert not next(k for k in after.keys if k.selector == "r1").live
+
+
+def test_a_key_that_all_caches_know_comes_back_before_the_one_in_the_configuration() -> None:
+    state = State((key("r1", "retiring", live=True), key("r2", "retiring", live=False)))
+    host = {"configured": frozenset({"r2"})}
+    assert states(move(state, at(60), RSA_ONLY, host)[0]) == {"r1": "active", "r2": "retiring"}
+
+
+def test_a_new_rsa_key_makes_a_compromised_ed25519_key_dispensable_in_the_same_run() -> None:
+    state = State((key("r1"), key("r2", "propagated", live=True), key("e1", live=True, compromised=True)))
+    after, _actions = move(state, at(60), Policy(), r1="absent", r2="live", e1="live")
+    assert states(after) == {"r1": "retiring", "r2": "active", "e1": "revoked", "e9": "active"}
+
+
+def test_nothing_is_revoked_while_caches_may_deny_the_new_key() -> None:
+    state = State((key("r1", "retiring", waited=20 * DAY), key("r2", live=True, verified=False)), clock=days(-1))
+    assert states(move(state, at(60), r1="live", r2="live")[0])["r1"] == "retiring"
+
+
+def test_without_observations_no_wait_begins() -> None:
+    state = State((key("r1", "retiring"), key("r2", live=True)))
+    assert move(state, days(30)) == (state, [])
 
 
 # The world

@@ -37,6 +37,7 @@ MODEL: dict[str, Any] = {
     "hostname": "mx1.acme.test",
     "addresses": {"ipv4": ["198.51.100.10"], "ipv6": ["2001:DB8::0010"]},
     "features": {"pop3": True, "autoconfig": True},
+    "tls": {"dane": False, "acme": None},
     "domains": [
         {"name": "acme.test", "enabled": True, "mta_sts": "enforce"},
         {"name": "globex.test", "enabled": True, "mta_sts": "none"},
@@ -81,7 +82,7 @@ def test_every_record_of_a_host_and_two_domains() -> None:
         expected |= {
             (f"{domain}.", "MX"): {"10 mx1.acme.test."},
             (f"{domain}.", "TXT"): {"v=spf1 mx -all"},
-            (f"_dmarc.{domain}.", "TXT"): {f"v=DMARC1; p=quarantine; rua=mailto:postmaster@{domain}"},
+            (f"_dmarc.{domain}.", "TXT"): {f"v=DMARC1; p=quarantine; rua=mailto:mail-reports@{domain}"},
             (f"_imaps._tcp.{domain}.", "SRV"): {"0 1 993 mx1.acme.test."},
             (f"_submissions._tcp.{domain}.", "SRV"): {"0 1 465 mx1.acme.test."},
             (f"_submission._tcp.{domain}.", "SRV"): {"0 1 587 mx1.acme.test."},
@@ -92,7 +93,7 @@ def test_every_record_of_a_host_and_two_domains() -> None:
             (f"_autodiscover._tcp.{domain}.", "SRV"): {"0 1 443 mx1.acme.test."},
             (f"autoconfig.{domain}.", "CNAME"): {"mx1.acme.test."},
             (f"autodiscover.{domain}.", "CNAME"): {"mx1.acme.test."},
-            (f"_smtp._tls.{domain}.", "TXT"): {f"v=TLSRPTv1; rua=mailto:postmaster@{domain}"},
+            (f"_smtp._tls.{domain}.", "TXT"): {f"v=TLSRPTv1; rua=mailto:mail-reports@{domain}"},
         }
     expected |= {
         ("mta-sts.acme.test.", "CNAME"): {"mx1.acme.test."},
@@ -110,6 +111,22 @@ def test_a_service_that_is_off_is_said_not_to_be_there() -> None:
 def test_settings_are_announced_only_where_they_are_served() -> None:
     names = {rrset.name for rrset in record_set(changed(features={"autoconfig": False}), KEYS)}
     assert not [name for name in names if "autoconfig" in name or "autodiscover" in name]
+
+
+def test_dmarc_policy_and_bimi() -> None:
+    logo = {"logo_url": "https://acme.test/logo.svg", "authority_url": None}
+    certified = {"logo_url": "https://globex.test/logo.svg", "authority_url": "https://globex.test/logo.pem"}
+    domains = [
+        {"name": "acme.test", "enabled": True, "dmarc": "reject", "bimi": logo},
+        {"name": "globex.test", "enabled": True, "dmarc": "quarantine", "bimi": certified},
+        {"name": "off.test", "enabled": False, "dmarc": "reject", "bimi": logo},
+    ]
+    found = parsed(zone_text(record_set(changed(domains=domains), {})))
+    assert found["_dmarc.acme.test.", "TXT"] == {"v=DMARC1; p=reject; rua=mailto:mail-reports@acme.test"}
+    assert {name: values for (name, _kind), values in found.items() if "_bimi" in name} == {
+        "default._bimi.acme.test.": {"v=BIMI1; l=https://acme.test/logo.svg"},
+        "default._bimi.globex.test.": {"v=BIMI1; l=https://globex.test/logo.svg; a=https://globex.test/logo.pem"},
+    }
 
 
 @pytest.mark.parametrize("mode", ["none", "testing", "enforce"])
@@ -136,6 +153,42 @@ def test_a_name_with_records_of_its_own_is_no_alias() -> None:
 def test_a_host_that_is_a_mail_domain_has_one_spf_record() -> None:
     found = parsed(zone_text(record_set(changed(hostname="acme.test"), KEYS)))
     assert found["acme.test.", "TXT"] == {"v=spf1 mx -all"}
+
+
+def test_the_keys_of_the_host_are_announced_where_that_is_asked_for() -> None:
+    with_dane = changed(tls={"dane": True, "acme": None})
+    dane = {"records": ["bb" * 32, "aa" * 32], "ttl": 60}
+    dns_zone = FilterModule().filters()["dns_zone"]
+    lines = dns_zone(with_dane, KEYS, dane).splitlines()
+    assert [line for line in lines if "TLSA" in line] == [
+        f"_25._tcp.mx1.acme.test. 60 IN TLSA 3 1 1 {digest}" for digest in ("aa" * 32, "bb" * 32)
+    ]
+    assert "TLSA" not in dns_zone(MODEL, KEYS, dane) + dns_zone(with_dane, KEYS, {"records": [], "ttl": 60})
+    # without them a publisher would withdraw what it has published
+    with pytest.raises(AnsibleFilterError, match="lacks 'records'"):
+        dns_zone(with_dane, KEYS)
+    with pytest.raises(AnsibleFilterError, match="tlsa: 'nonsense' is not a SHA-256"):
+        dns_zone(with_dane, KEYS, {"records": ["nonsense"], "ttl": 60})
+
+
+def test_only_the_host_s_account_may_issue_where_that_is_asked_for() -> None:
+    with_caa = changed(tls={"dane": False, "acme": {"caa": "ca.test"}})
+    dns_zone = FilterModule().filters()["dns_zone"]
+    lines = dns_zone(with_caa, KEYS, {}, {"uri": "https://ca.test/acct/1"}).splitlines()
+    record = 'mx1.acme.test. 3600 IN CAA 0 issue "ca.test; accounturi=https://ca.test/acct/1"'
+    assert [line for line in lines if "CAA" in line] == [record]
+    assert "CAA" not in dns_zone(with_caa, KEYS, {}, {"uri": None})
+    with pytest.raises(AnsibleFilterError, match="lacks 'uri'"):
+        dns_zone(with_caa, KEYS)
+
+
+def test_a_parked_domain_says_that_it_has_no_mail() -> None:
+    found = parsed(zone_text(record_set(changed(dns={"parked_domains": ["parked.test"]}), KEYS)))
+    assert {key: values for key, values in found.items() if "parked" in key[0]} == {
+        ("parked.test.", "MX"): {"0 ."},
+        ("parked.test.", "TXT"): {"v=spf1 -all"},
+        ("_dmarc.parked.test.", "TXT"): {"v=DMARC1; p=reject"},
+    }
 
 
 def test_a_domain_without_a_key_has_no_dkim_record() -> None:
@@ -241,4 +294,4 @@ def test_the_filter_gives_the_zone_and_a_readable_error() -> None:
     dns_zone = FilterModule().filters()["dns_zone"]
     assert dns_zone(MODEL, KEYS) == zone_text(record_set(MODEL, KEYS))
     with pytest.raises(AnsibleFilterError, match="lacks 'addresses'"):
-        dns_zone({"hostname": "mx1.acme.test", "domains": []}, {})
+        dns_zone({"hostname": "mx1.acme.test", "domains": [], "tls": {"dane": False, "acme": None}}, {})

@@ -87,7 +87,10 @@ def test_whole_model() -> None:
             mail_addresses=["2001:DB8:0::10", "198.51.100.10"],
             mail_features={"clamav": False},
             mail_tls={"certificate_file": "tls/cert.pem", "key_file": "tls/key.pem"},
-            mail_dns={"providers": {"own": {"type": "rfc2136", "port": 53}}, "zones": {"Acme.test": "own"}},
+            mail_dns={
+                "providers": {"own": {"type": "rfc2136", "port": 53}},
+                "zones": {"Acme.test": "own", "_Domainkey.Globex.test": "own"},
+            },
         )
     )
     assert built.warnings == []
@@ -102,9 +105,11 @@ def test_whole_model() -> None:
             "fulltext": True,
             "autoconfig": True,
             "mta_sts_outbound": True,
+            "dmarc_reports": True,
         },
         "tls": {
             "mode": "files",
+            "dane": False,
             "names": ["mx1.acme.test", "autoconfig.acme.test", "autodiscover.acme.test"],
             "certificate_file": "tls/cert.pem",
             "key_file": "tls/key.pem",
@@ -112,12 +117,14 @@ def test_whole_model() -> None:
         },
         "dns": {
             "providers": {"own": {"type": "rfc2136", "port": 53}},
-            "zones": {"acme.test": "own"},
+            "zones": {"acme.test": "own", "_domainkey.globex.test": "own"},
             "ledger": None,
             "resolvers": [],
+            "parked_domains": [],
         },
         "api": None,
-        "domains": [{"name": "acme.test", "enabled": True, "mta_sts": "none"}],
+        "reports_from": "mail-reports@acme.test",
+        "domains": [{"name": "acme.test", "enabled": True, "mta_sts": "none", "dmarc": "quarantine", "bimi": None}],
         "mailboxes": [
             {
                 "address": f"{name}@acme.test",
@@ -134,6 +141,7 @@ def test_whole_model() -> None:
         "aliases": [
             {"address": "abuse@acme.test", "destination": "hostmaster@acme.test"},
             {"address": "hostmaster@acme.test", "destination": "alice@acme.test"},
+            {"address": "mail-reports@acme.test", "destination": "reports@mailwright.invalid"},
             {"address": "postmaster@acme.test", "destination": "hostmaster@acme.test"},
         ],
         "senders": [
@@ -192,6 +200,7 @@ def test_a_certificate_by_acme() -> None:
     plain = build_model(inventory(mail_tls={"acme": {}})).model["tls"]
     assert plain == {
         "mode": "acme",
+        "dane": False,
         "names": ["mx1.acme.test", "autoconfig.acme.test", "autodiscover.acme.test"],
         "certificate_file": None,
         "key_file": None,
@@ -201,6 +210,7 @@ def test_a_certificate_by_acme() -> None:
             "challenge": "http-01",
             "key_type": "rsa",
             "ca_file": None,
+            "caa": None,
             "dns": None,
         },
     }
@@ -282,6 +292,30 @@ def test_every_variable_refuses_a_wrong_type(name: str) -> None:
             {"mail_domains": [{"name": "acme.test", "mta_sts": "on"}]},
             "mail_domains[0].mta_sts: is 'on': write one of none, testing, enforce",
         ),
+        (
+            {"mail_domains": [{"name": "acme.test", "dmarc": "deny"}]},
+            "mail_domains[0].dmarc: is 'deny': write one of none, quarantine, reject",
+        ),
+        (
+            {"mail_domains": [{"name": "acme.test", "dmarc": "none", "bimi": {"logo_url": "https://acme.test/l.svg"}}]},
+            "mail_domains[0].bimi: is not used with dmarc: none: remove it, or write dmarc: quarantine or reject",
+        ),
+        (
+            {"mail_domains": [{"name": "acme.test", "bimi": {"authority_url": "https://acme.test/l.pem"}}]},
+            "mail_domains[0].bimi.logo_url: is missing",
+        ),
+        (
+            {"mail_domains": [{"name": "acme.test", "bimi": {"logo_url": "http://acme.test/l.svg"}}]},
+            "mail_domains[0].bimi.logo_url: 'http://acme.test/l.svg' is not an HTTPS URL: write one such as",
+        ),
+        (
+            {"mail_domains": [{"name": "acme.test", "bimi": {"logo_url": "https://acme.test/l.svg;a=x"}}]},
+            "mail_domains[0].bimi.logo_url: 'https://acme.test/l.svg;a=x' is not an HTTPS URL",
+        ),
+        (
+            {"mail_domains": [{"name": "acme.test", "bimi": "https://acme.test/l.svg"}]},
+            "mail_domains[0].bimi: is a string: write a mapping",
+        ),
         ({"mail_features": {"clamav": "no"}}, "mail_features.clamav: is a string: write true or false, without quotes"),
         ({"mail_admin": "root"}, "mail_admin: 'root' is not an address: write a full one"),
         ({"mail_admin": "nobody@acme.test"}, "mail_admin: 'nobody@acme.test' does not exist in mail_domains[0]"),
@@ -331,6 +365,24 @@ def test_every_variable_refuses_a_wrong_type(name: str) -> None:
             {"mail_dns": {"providers": {"a": {"type": "manual"}}, "zones": {"x y": "a"}}},
             "mail_dns.zones.'x y': 'x y' is",
         ),
+        (
+            {"mail_dns": {"providers": {"a": {"type": "manual"}}, "zones": {"_domainkey": "a"}}},
+            "mail_dns.zones._domainkey: '_domainkey' is not a zone",
+        ),
+        (
+            {"mail_dns": {"providers": {"a": {"type": "manual"}}, "zones": {"x._domainkey.acme.test": "a"}}},
+            "mail_dns.zones.'x._domainkey.acme.test': 'x._domainkey.acme.test' is not a zone",
+        ),
+        (
+            {"mail_dns": {"parked_domains": ["acme.test"]}},
+            "mail_dns.parked_domains[0]: 'acme.test' is a mail domain, at mail_domains[0]: remove one",
+        ),
+        (
+            {"mail_dns": {"parked_domains": ["b.test", "mx1.acme.test"]}},
+            "mail_dns.parked_domains[1]: 'mx1.acme.test' is mail_hostname, which sends mail",
+        ),
+        ({"mail_dns": {"parked_domains": ["b"]}}, "mail_dns.parked_domains[0]: 'b' is a single label"),
+        ({"mail_tls": {"dane": "yes"}}, "mail_tls.dane: is a string: write true or false, without quotes"),
         ({"mail_dns": {"resolvers": ["ns1"]}}, "mail_dns.resolvers[0]: 'ns1' is not an IP address: write 192.0.2.53"),
         ({"mail_hostname": "mx1.acme.test\nx"}, "mail_hostname: 'mx1.acme.test\\nx' is not a host name"),
     ],
@@ -623,6 +675,28 @@ def test_postmaster_and_abuse() -> None:
     assert destinations(built, "postmaster@c.test") == []
 
 
+def test_reports_go_to_the_intake_unless_the_domain_says_otherwise() -> None:
+    made = with_aliases({"name": "mail-reports", "to": ["alice"]})
+    made["mail_domains__b"] = [{"name": "b.test"}, {"name": "c.test", "enabled": False}]
+    built = build_model(made)
+    assert destinations(built, "mail-reports@acme.test") == ["alice@acme.test"]
+    assert destinations(built, "mail-reports@b.test") == ["reports@mailwright.invalid"]
+    assert destinations(built, "mail-reports@c.test") == []
+
+
+def test_reports_come_from_the_administrators_domain_or_the_first_one() -> None:
+    made = inventory()
+    made["mail_domains__b"] = [{"name": "aaa.test"}]
+    assert build_model(made).model["reports_from"] == "mail-reports@acme.test"
+    made["mail_admin"] = "someone@elsewhere.example"
+    assert build_model(made).model["reports_from"] == "mail-reports@aaa.test"
+    assert build_model({**made, "mail_domains": [], "mail_domains__b": []}).model["reports_from"] == ""
+
+
+def test_an_administrator_of_that_name_must_exist() -> None:
+    assert "'mail-reports@acme.test' does not exist" in only_error(inventory(mail_admin="mail-reports@acme.test"))
+
+
 def test_postmaster_of_a_domain_that_is_switched_off() -> None:
     made = with_aliases({"name": "x", "to": ["postmaster@c.test"]})
     made["mail_domains__c"] = [{"name": "c.test"}]
@@ -666,7 +740,8 @@ def test_what_is_switched_off() -> None:
     built = build_model(made)
     assert mailbox(built, "carol@acme.test")["enabled"] is False
     assert mailbox(built, "dora@b.test")["enabled"] is True
-    assert {"name": "b.test", "enabled": False, "mta_sts": "none"} in built.model["domains"]
+    (off,) = [domain for domain in built.model["domains"] if domain["name"] == "b.test"]
+    assert not off["enabled"]
     assert {row["login"] for row in built.model["senders"]} == {"alice@acme.test", "bob@acme.test"}
     assert logins(built, "x@b.test") == []
     assert built.warnings == [

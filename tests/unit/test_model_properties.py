@@ -110,6 +110,7 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
             "name": name,
             "enabled": draw(st.booleans()),
             "mta_sts": draw(st.sampled_from(["none", "testing", "enforce"])),
+            "dmarc": draw(st.sampled_from(["none", "quarantine", "reject"])),
             "quota": draw(QUOTAS),
             "mailboxes": draw(st.lists(mailboxes(), max_size=4)),
             "aliases": draw(

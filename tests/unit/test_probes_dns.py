@@ -79,10 +79,10 @@ MX = rrset("acme.test.", "MX", "10 mx1.acme.test.")
 A = rrset("mx1.acme.test.", "A", "192.0.2.10")
 SRV = rrset("_imaps._tcp.acme.test.", "SRV", "0 1 993 mx1.acme.test.")
 SPF = rrset("acme.test.", "TXT", '"v=spf1 mx -all"')
-DMARC = rrset("_dmarc.acme.test.", "TXT", '"v=DMARC1; p=quarantine; rua=mailto:postmaster@acme.test"')
+DMARC = rrset("_dmarc.acme.test.", "TXT", '"v=DMARC1; p=quarantine; rua=mailto:mail-reports@acme.test"')
 ALIAS = rrset("mta-sts.acme.test.", "CNAME", "mx1.acme.test.")
 POLICY = rrset("_mta-sts.acme.test.", "TXT", '"v=STSv1; id=1;"')
-REPORTS = rrset("_smtp._tls.acme.test.", "TXT", '"v=TLSRPTv1; rua=mailto:postmaster@acme.test"')
+REPORTS = rrset("_smtp._tls.acme.test.", "TXT", '"v=TLSRPTv1; rua=mailto:mail-reports@acme.test"')
 SIGNING = rrset("s1._domainkey.acme.test.", "TXT", text_value(DKIM))
 
 

@@ -70,8 +70,9 @@ def test_no_unit_has_failed(host: Any) -> None:
 def test_sockets_listen_where_intended_only(server: Server, host: Any) -> None:
     tcp = listeners(host, "t")
     assert {port for address, port, _programs in tcp if not is_loopback(address)} == public_ports(server)
-    # the resolver, IMAP for the webmail, Rspamd's controller, other domains' MTA-STS policies, what Outlook is told
-    assert {port for address, port, _programs in tcp if is_loopback(address)} == {53, 143, 11334, 8461, 8480}
+    # the resolver, IMAP for the webmail, Rspamd's controller, other domains' MTA-STS policies, Outlook's question, SRS
+    inside = {53, 143, 11334, 8461, 8480, 10001, 10002, 10003}
+    assert {port for address, port, _programs in tcp if is_loopback(address)} == inside
     assert {port for _address, port, programs in tcp if '"rspamd"' in programs} == {11334}
     assert [port for _address, port, programs in tcp if '"postgres"' in programs or '"redis-server"' in programs] == []
     assert {(is_loopback(address), port) for address, port, _programs in listeners(host, "u")} == {(True, 53)}

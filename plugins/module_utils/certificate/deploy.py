@@ -28,7 +28,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.certificate.stor
 SETTINGS = "/etc/mailwright/acme/settings.json"
 LINEAGES = "/etc/letsencrypt/live"
 RELOAD = ("systemctl", "try-reload-or-restart", "postfix.service", "dovecot.service", "nginx.service")
-# Beside the pairs: the TLSA records that are published, and the mark of a reload that is still to be done.
+# Beside the pairs: the TLSA records that are known everywhere, and the mark of a reload that is still to be done.
 TLSA, UNLOADED = "tlsa", ".unloaded"
 _TLSA_LINE = re.compile(r"3\s+1\s+1\s+([0-9a-fA-F]{64})")
 
@@ -80,23 +80,19 @@ def accept(
     key_pem: bytes,
     names: Sequence[str],
     live: Pair | None,
-    published: frozenset[str] | None,
     now: datetime,
 ) -> Pair:
-    """Check a chain and its key that are to replace `live`; `published` holds TLSA digests (None: DANE is off).
-
-    Raises ValueError with all that speaks against it.
-    """
+    """Check a chain and its key that are to replace `live`. Raises ValueError with all that speaks against it."""
     try:
-        pair = check_given(chain_pem, key_pem, needed_names(names, live), now)
+        return check_given(chain_pem, key_pem, needed_names(names, live), now)
     except ValueError as error:
         raise ValueError(re.sub(r"\b(certificate|key)_pem: ", "", str(error))) from None
-    if published is not None and pair.spki not in published:
-        raise ValueError(
-            f"its key is not published: TLSA 3 1 1 {pair.spki} is not among the {len(published)} published ones, "
-            "and servers that check DANE would send no mail"
-        )
-    return pair
+
+
+def admits(published: frozenset[str] | None, pair: Pair) -> bool:
+    """Whether a pair may be served: with another key than the published ones no server that checks DANE sends mail.
+    `published` holds TLSA digests; None: there are no records."""
+    return published is None or pair.spki in published
 
 
 def read_pair(lineage: str) -> tuple[bytes, bytes]:
@@ -110,15 +106,19 @@ def read_pair(lineage: str) -> tuple[bytes, bytes]:
 
 def live_pair(store: CertificateStore) -> Pair | None:
     """Read the live pair; a broken one counts as none, since anything is better."""
-    content = store.read()
-    try:
-        return None if content is None else parse_pair(*content)
-    except ValueError:
-        return None
+    return _parsed(store.read())
+
+
+def next_pair(store: CertificateStore) -> Pair | None:
+    """Read the pair that waits for its TLSA record, likewise."""
+    return _parsed(store.read_next())
 
 
 def published_digests(store: CertificateStore) -> frozenset[str] | None:
-    """Read the digests of the published TLSA records; None when DANE is off. Raises ValueError, OSError."""
+    """Read the digests that may be served since their TLSA records are known; None: there are none at all.
+
+    Raises ValueError, OSError.
+    """
     file = os.path.join(store.directory, TLSA)
     try:
         with open(file, encoding="utf-8") as stream:
@@ -130,42 +130,71 @@ def published_digests(store: CertificateStore) -> frozenset[str] | None:
 
 
 def pending(settings: Settings, lineage: str) -> bool:
-    """Whether certbot has another certificate than the live one, or the services have not loaded it. Raises OSError."""
+    """Whether certbot has another certificate than the live one, or the services have not loaded it. One that waits
+    for its TLSA record is where it belongs. Raises OSError, ValueError."""
     store = CertificateStore(settings.path, settings.hostname)
-    unloaded = os.path.exists(os.path.join(store.directory, UNLOADED))
-    candidate, live = _parsed(read_pair(lineage)), live_pair(store)
-    return unloaded or candidate is None or live is None or candidate.fingerprint != live.fingerprint
+    candidate, live, waiting = _parsed(read_pair(lineage)), live_pair(store), next_pair(store)
+    if candidate is None or live is None or unloaded(store):
+        return True
+    waits = waiting is not None and candidate.fingerprint == waiting.fingerprint
+    if waits and not admits(published_digests(store), candidate):
+        return False
+    return candidate.fingerprint != live.fingerprint
 
 
-def _parsed(content: tuple[bytes, bytes]) -> Pair | None:
+def unloaded(store: CertificateStore) -> bool:
+    """Whether a pair was made live and the services have not loaded it."""
+    return os.path.exists(os.path.join(store.directory, UNLOADED))
+
+
+def _parsed(content: tuple[bytes, bytes] | None) -> Pair | None:
     try:
-        return parse_pair(*content)
+        return None if content is None else parse_pair(*content)
     except ValueError:
         return None
 
 
-def deploy(settings: Settings, lineage: str, reload: Sequence[str] = RELOAD) -> bool:
-    """Make certbot's pair in the directory `lineage` live and have the services load it; False when it was already.
+def install(store: CertificateStore, pair: Pair, reload: Sequence[str] = RELOAD) -> None:
+    """Make a pair live, unless it is, and have the services load it.
 
-    Raises ValueError when it is refused, OSError, and subprocess.CalledProcessError when a service does not reload.
+    Raises OSError, and subprocess.CalledProcessError when a service does not reload.
     """
-    store = CertificateStore(settings.path, settings.hostname)
     live = live_pair(store)
-    now = datetime.now(UTC)
-    wanted = accept(*read_pair(lineage), settings.names, live, published_digests(store), now)
-    mark = os.path.join(store.directory, UNLOADED)
-    if live is not None and live.fingerprint == wanted.fingerprint and not os.path.exists(mark):
-        return False
     # A run that is killed before the services have reloaded leaves the mark: the next one reloads.
-    os.makedirs(store.directory, mode=0o750, exist_ok=True)
+    mark = os.path.join(store.directory, UNLOADED)
     with open(mark, "wb"):
         pass
-    if live is None or live.fingerprint != wanted.fingerprint:
-        store.write(wanted.chain_pem, wanted.key_pem)
+    if live is None or live.fingerprint != pair.fingerprint:
+        store.write(pair.chain_pem, pair.key_pem)
     subprocess.run(reload, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(mark)
-    return True
+
+
+def deploy(settings: Settings, lineage: str, reload: Sequence[str] = RELOAD) -> str:
+    """Make certbot's pair in the directory `lineage` live and have the services load it; gives what was done.
+
+    A pair whose key has no TLSA record, where there are some, is kept beside the live one: a planned change of the key
+    publishes its record and makes it live then. Raises ValueError when the pair is refused, OSError, and
+    subprocess.CalledProcessError when a service does not reload.
+    """
+    store = CertificateStore(settings.path, settings.hostname)
+    with store.locked():
+        live, waiting = live_pair(store), next_pair(store)
+        wanted = accept(*read_pair(lineage), settings.names, live, datetime.now(UTC))
+        if live is not None and live.fingerprint == wanted.fingerprint and not unloaded(store):
+            return "nothing to do"
+        if not admits(published_digests(store), wanted):
+            if waiting is None or waiting.fingerprint != wanted.fingerprint:
+                store.stage(wanted.chain_pem, wanted.key_pem)
+            return (
+                f"a new certificate WAITS, the one before it stays in use: its key has no TLSA record yet, 3 1 1 "
+                f"{wanted.spki}; publish the records"
+            )
+        install(store, wanted, reload)
+        if waiting is not None and waiting.spki == wanted.spki:
+            store.discard_next()
+    return "a new certificate is in use"
 
 
 def hook(settings_file: str = SETTINGS, reload: Sequence[str] = RELOAD) -> tuple[int, str]:
@@ -176,11 +205,11 @@ def hook(settings_file: str = SETTINGS, reload: Sequence[str] = RELOAD) -> tuple
         lineage = os.environ.get("RENEWED_LINEAGE") or os.path.join(LINEAGES, settings.hostname)
         if os.path.basename(lineage) != settings.hostname:
             return 0, f"{lineage} is not the mail server's certificate: left alone"
-        changed = deploy(settings, lineage, reload)
+        done = deploy(settings, lineage, reload)
     except ValueError as error:
         return 1, f"REFUSED a new certificate, {kept}: {error}"
     except subprocess.CalledProcessError as error:
         return 1, f"the new certificate is in place, but not every service has loaded it: {error.stderr.strip()}"
     except (OSError, KeyError) as error:
         return 1, f"cannot install a new certificate, {kept}: {error}"
-    return 0, f"{settings.hostname}: " + ("a new certificate is in use" if changed else "nothing to do")
+    return 0, f"{settings.hostname}: {done}"

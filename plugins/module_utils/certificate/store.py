@@ -5,6 +5,7 @@
 
     <base>/<hostname>/<first 16 hex digits of SHA-256>/fullchain.pem, privkey.pem
     <base>/<hostname>/live -> <that directory>
+    <base>/<hostname>/next -> another one, which waits until its key's TLSA record is known everywhere
 
 The switch is one rename, so the link always leads to a whole and matching pair; services are reloaded after it.
 """
@@ -12,10 +13,12 @@ The switch is one rename, so the link always leads to a whole and matching pair;
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 from ansible_collections.mailwright.server.plugins.module_utils.secrets.files import (
     Access,
@@ -27,7 +30,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.secrets.files im
     write_atomic,
 )
 
-CHAIN, KEY, LINK = "fullchain.pem", "privkey.pem", "live"
+CHAIN, KEY, LIVE, NEXT = "fullchain.pem", "privkey.pem", "live", "next"
 DIRECTORY_MODE, CHAIN_MODE, KEY_MODE = 0o750, 0o644, 0o640
 
 
@@ -37,15 +40,27 @@ class CertificateStore:
     def __init__(self, base: str, hostname: str) -> None:
         self.base = base
         self.directory = os.path.join(base, hostname)
-        self.live = os.path.join(self.directory, LINK)
+        self.live = os.path.join(self.directory, LIVE)
+        self.next = os.path.join(self.directory, NEXT)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Wait until no other run changes these pairs: an apply and certbot's timer may meet."""
+        self._make_directories()
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def read(self) -> tuple[bytes, bytes] | None:
         """Read the live pair as (chain, key) in PEM; None when there is none."""
-        try:
-            with open(os.path.join(self.live, CHAIN), "rb") as chain, open(os.path.join(self.live, KEY), "rb") as key:
-                return chain.read(), key.read()
-        except FileNotFoundError:
-            return None
+        return _read(self.live)
+
+    def read_next(self) -> tuple[bytes, bytes] | None:
+        """Read the pair that waits, likewise."""
+        return _read(self.next)
 
     def drifted(self) -> dict[str, tuple[Access, Access]]:
         """Existing paths whose access is wrong: (found, wanted). Raises ValueError for a link or a special file."""
@@ -66,24 +81,56 @@ class CertificateStore:
 
     def write(self, chain: bytes, key: bytes) -> None:
         """Write a pair and make it live by one rename. The pair that was live is kept for readers; older ones go."""
+        previous = self._target(self.live)
+        self._place(chain, key, self.live)
+        kept = {self._target(self.live), self._target(self.next), previous}
+        with os.scandir(self.directory) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False) and entry.name not in kept:
+                    shutil.rmtree(entry.path)
+
+    def stage(self, chain: bytes, key: bytes) -> None:
+        """Write a pair that is to wait, in place of the one that waits."""
+        waiting = self._target(self.next)
+        self._place(chain, key, self.next)
+        self._remove(waiting)
+
+    def discard_next(self) -> None:
+        """Remove the pair that waits, if there is one."""
+        waiting = self._target(self.next)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.next)
+        self._remove(waiting)
+
+    def _target(self, link: str) -> str | None:
+        return os.path.basename(os.path.realpath(link)) if os.path.islink(link) else None
+
+    def _remove(self, name: str | None) -> None:
+        if name is not None and name != self._target(self.live):
+            shutil.rmtree(os.path.join(self.directory, name), ignore_errors=True)
+
+    def _make_directories(self) -> None:
         if not os.path.isdir(self.base):
             make_directory(self.base, own_access(0o755))
-        make_directory(self.directory, own_access(DIRECTORY_MODE))
-        previous = os.path.basename(os.path.realpath(self.live))
+        if not os.path.isdir(self.directory):
+            make_directory(self.directory, own_access(DIRECTORY_MODE))
+
+    def _place(self, chain: bytes, key: bytes, link: str) -> None:
+        self._make_directories()
+        set_access(self.directory, own_access(DIRECTORY_MODE))
         staged = tempfile.mkdtemp(prefix=".", suffix=".new", dir=self.directory)
         write_atomic(os.path.join(staged, KEY), key, own_access(KEY_MODE))
         write_atomic(os.path.join(staged, CHAIN), chain, own_access(CHAIN_MODE))
         set_access(staged, own_access(DIRECTORY_MODE))
         name = self._free_name(hashlib.sha256(chain).hexdigest()[:16])
         os.rename(staged, os.path.join(self.directory, name))
-        link = f"{self.live}.new"
+        following = f"{link}.new"
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(link)
-        os.symlink(name, link)
+            os.unlink(following)
+        os.symlink(name, following)
         sync_directory(self.directory)
-        os.rename(link, self.live)
+        os.rename(following, link)
         sync_directory(self.directory)
-        self._prune({name, previous})
 
     def _free_name(self, digest: str) -> str:
         # A taken name is an older pair of the same chain, perhaps damaged and perhaps live: it is never written to.
@@ -93,8 +140,10 @@ class CertificateStore:
             name = f"{digest}-{number}"
         return name
 
-    def _prune(self, keep: set[str]) -> None:
-        with os.scandir(self.directory) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False) and entry.name not in keep:
-                    shutil.rmtree(entry.path)
+
+def _read(link: str) -> tuple[bytes, bytes] | None:
+    try:
+        with open(os.path.join(link, CHAIN), "rb") as chain, open(os.path.join(link, KEY), "rb") as key:
+            return chain.read(), key.read()
+    except FileNotFoundError:
+        return None

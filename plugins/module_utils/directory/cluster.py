@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 # Database roles that log in by peer authentication; none of them has a password.
-ROLES = ("mailwright", "postfix", "dovecot", "roundcube")
+ROLES = ("mailwright", "postfix", "dovecot", "roundcube", "reports")
 OWNER = "mailwright"
 WEBMAIL = "roundcube"
 

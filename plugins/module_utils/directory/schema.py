@@ -118,7 +118,99 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON directory.quota_usage TO dovecot;
 GRANT EXECUTE ON FUNCTION directory.change_password(text, text) TO roundcube;
 """
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(1, "domains, mailboxes, aliases, senders", _FIRST),)
+_REPORTS = r"""
+CREATE SCHEMA reports;
+
+CREATE TABLE reports.report (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind text NOT NULL CHECK (kind IN ('dmarc', 'tls')),
+    -- the domain of the message's From header, and whether DMARC or DKIM proved it
+    sender_domain text NOT NULL,
+    authenticated boolean NOT NULL,
+    digest text NOT NULL,
+    reporter text NOT NULL,
+    contact text NOT NULL,
+    report_id text NOT NULL,
+    period_begin timestamptz NOT NULL,
+    period_end timestamptz NOT NULL,
+    received_at timestamptz NOT NULL,
+    UNIQUE (sender_domain, digest)
+);
+CREATE INDEX report_received_at ON reports.report (received_at);
+
+CREATE TABLE reports.dmarc (
+    report bigint NOT NULL REFERENCES reports.report (id) ON DELETE CASCADE,
+    domain text NOT NULL,
+    source_ip inet NOT NULL,
+    messages bigint NOT NULL,
+    disposition text NOT NULL,
+    dkim_aligned boolean NOT NULL,
+    spf_aligned boolean NOT NULL,
+    header_from text NOT NULL,
+    envelope_from text NOT NULL,
+    dkim_results text[] NOT NULL,
+    spf_results text[] NOT NULL
+);
+CREATE INDEX dmarc_report ON reports.dmarc (report);
+
+CREATE TABLE reports.tls (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    report bigint NOT NULL REFERENCES reports.report (id) ON DELETE CASCADE,
+    domain text NOT NULL,
+    policy_type text NOT NULL,
+    successful bigint NOT NULL,
+    failed bigint NOT NULL
+);
+CREATE INDEX tls_report ON reports.tls (report);
+
+CREATE TABLE reports.tls_failure (
+    tls bigint NOT NULL REFERENCES reports.tls (id) ON DELETE CASCADE,
+    result_type text NOT NULL,
+    sending_ip inet,
+    receiving_host text NOT NULL,
+    receiving_ip inet,
+    sessions bigint NOT NULL,
+    reason text NOT NULL
+);
+CREATE INDEX tls_failure_tls ON reports.tls_failure (tls);
+
+-- Messages that hold no report, or not one about a domain of ours; the message is the file of that name.
+CREATE TABLE reports.aside (
+    file text PRIMARY KEY,
+    received_at timestamptz NOT NULL,
+    sender_domain text NOT NULL,
+    reason text NOT NULL
+);
+
+-- What people read: the last 30 days, the worst first.
+CREATE VIEW reports.dmarc_sources AS
+SELECT d.domain, d.source_ip, sum(d.messages) AS messages,
+       coalesce(sum(d.messages) FILTER (WHERE NOT d.dkim_aligned AND NOT d.spf_aligned), 0) AS failed,
+       array_agg(DISTINCT r.reporter) AS reporters, array_agg(DISTINCT d.dkim_results) AS dkim,
+       array_agg(DISTINCT d.spf_results) AS spf, max(r.period_end) AS last
+  FROM reports.dmarc d JOIN reports.report r ON r.id = d.report
+ WHERE r.authenticated AND r.received_at > now() - interval '30 days'
+ GROUP BY d.domain, d.source_ip
+ ORDER BY failed DESC, messages DESC;
+
+CREATE VIEW reports.tls_failures AS
+SELECT t.domain, t.policy_type, f.result_type, f.receiving_host, sum(f.sessions) AS sessions, f.reason,
+       array_agg(DISTINCT r.reporter) AS reporters, max(r.period_end) AS last
+  FROM reports.tls_failure f JOIN reports.tls t ON t.id = f.tls JOIN reports.report r ON r.id = t.report
+ WHERE r.authenticated AND r.received_at > now() - interval '30 days'
+ GROUP BY t.domain, t.policy_type, f.result_type, f.receiving_host, f.reason
+ ORDER BY sessions DESC;
+
+GRANT USAGE ON SCHEMA directory, reports TO reports;
+GRANT SELECT (name) ON directory.domain TO reports;
+GRANT SELECT, INSERT, DELETE ON ALL TABLES IN SCHEMA reports TO reports;
+REVOKE INSERT, DELETE ON reports.dmarc_sources, reports.tls_failures FROM reports;
+"""
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(1, "domains, mailboxes, aliases, senders", _FIRST),
+    Migration(2, "reports on DMARC and TLS", _REPORTS),
+)
 
 
 def pending(

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import ctypes
 import multiprocessing
 import os
+import signal
 import traceback
 from collections.abc import Iterator, Sequence
 
@@ -34,6 +36,8 @@ SEED = 32
 SEED_AND_PUBLIC = 64
 # Below this a pool costs more than it saves.
 POOL_FROM = 4
+# prctl(2): the signal that a process gets when its parent ends.
+PR_SET_PDEATHSIG = 1
 
 
 def generate_key(algorithm: str) -> tuple[bytes, str]:
@@ -76,5 +80,15 @@ def generate_keys(algorithms: Sequence[str]) -> Iterator[tuple[bytes, str]]:
         return
     # Threads gain nothing: the library holds the interpreter's lock. A fork shares the modules that are loaded.
     context = multiprocessing.get_context("fork")
-    with concurrent.futures.ProcessPoolExecutor(min(len(algorithms), os.cpu_count() or 1), mp_context=context) as pool:
+    workers = min(len(algorithms), os.cpu_count() or 1)
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
+    ) as pool:
         yield from pool.map(generate_key, algorithms)
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end with its parent, even a killed one: it has inherited the parent's lock and connection."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.mailwright.server.plugins.module_utils.dns import mta_sts
 from ansible_collections.mailwright.server.plugins.module_utils.dns.names import domain_error, selector_error
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value, zone_order
+from ansible_collections.mailwright.server.plugins.module_utils.reports import addresses
 
 DEFAULT_TTL = 3600
 MAX_NAME = 253
+_SHA256 = re.compile("[0-9a-f]{64}")
 # Service, port, feature that switches it (None: always). RFC 6186, RFC 8314 section 5.1, RFC 5804 section 1.8.
 SERVICES: tuple[tuple[str, int, str | None], ...] = (
     ("_imaps", 993, None),
@@ -30,18 +33,26 @@ NOT_OFFERED = "0 0 0 ."
 
 
 def record_set(
-    model: Mapping[str, Any], dkim_keys: Mapping[str, Sequence[Mapping[str, Any]]], ttl: int = DEFAULT_TTL
+    model: Mapping[str, Any],
+    dkim_keys: Mapping[str, Sequence[Mapping[str, Any]]],
+    ttl: int = DEFAULT_TTL,
+    *,
+    tlsa: Sequence[str] = (),
+    tlsa_ttl: int = DEFAULT_TTL,
+    caa: Sequence[str] = (),
 ) -> list[RRset]:
     """Derive the record sets for the mail host and every enabled domain.
 
-    `model` is the normalised model (hostname, addresses, features, domains with their mta_sts); `dkim_keys` maps a
+    `model` is the normalised model (hostname, addresses, features, domains with their mta_sts, dns); `dkim_keys` maps a
     domain to its keys, each with selector and dns text, as the module dkim_rotation returns them. A domain that is not
-    in the model any more gets its DKIM records alone: they retire slower than it leaves.
+    in the model any more gets its DKIM records alone: they retire slower than it leaves. `tlsa` holds digests of the
+    host's keys, as the module dane returns them, and `caa` values of the host's CAA records.
     Sorted as zone_text sorts. Raises ValueError with every name, selector, text and address that is wrong.
     """
     hostname = model["hostname"]
     domains = sorted(domain["name"] for domain in model["domains"] if domain["enabled"])
     errors = _errors(model, domains, dkim_keys)
+    errors += [f"tlsa: {digest!r} is not a SHA-256 in hexadecimal" for digest in tlsa if not _SHA256.fullmatch(digest)]
     if errors:
         raise ValueError("; ".join(errors))
 
@@ -53,19 +64,70 @@ def record_set(
     for kind, family in (("A", "ipv4"), ("AAAA", "ipv6")):
         if model["addresses"][family]:
             add(hostname, kind, *(str(ipaddress.ip_address(address)) for address in model["addresses"][family]))
+    if tlsa:
+        values = tuple(sorted(f"3 1 1 {digest}" for digest in set(tlsa)))
+        found.append(RRset(f"_25._tcp.{hostname}.", "TLSA", tlsa_ttl, values))
+    if caa:
+        add(hostname, "CAA", *caa)
     # A name has one SPF record at most (RFC 7208 section 3.2); a mail domain's own covers its host by mx.
     if hostname not in domains:
         add(hostname, "TXT", text_value("v=spf1 a -all"))
     for domain in domains:
         add(domain, "MX", f"10 {hostname}.")
         add(domain, "TXT", text_value("v=spf1 mx -all"))
-        add(f"_dmarc.{domain}", "TXT", text_value(f"v=DMARC1; p=quarantine; rua=mailto:postmaster@{domain}"))
+    for name in model.get("dns", {}).get("parked_domains", ()):
+        # RFC 7505, RFC 7208 section 10.1.2, RFC 7489 section 6.3
+        add(name, "MX", "0 .")
+        add(name, "TXT", text_value("v=spf1 -all"))
+        add(f"_dmarc.{name}", "TXT", text_value("v=DMARC1; p=reject"))
     for domain, keys in dkim_keys.items():
         for key in keys:
             add(f"{key['selector']}._domainkey.{domain}", "TXT", text_value(key["dns"]))
-    for name, kind, value in [*_client_records(model, domains), *_transport_records(model, domains)]:
+    for name, kind, value in [
+        *_sender_records(model),
+        *_client_records(model, domains),
+        *_transport_records(model, domains),
+    ]:
         add(name, kind, value)
     return sorted(found, key=zone_order)
+
+
+def model_records(
+    model: Mapping[str, Any],
+    dkim_keys: Mapping[str, Sequence[Mapping[str, Any]]],
+    dane: Mapping[str, Any],
+    account: Mapping[str, Any],
+) -> list[RRset]:
+    """Derive the record sets, as the playbooks have what they are made from; `dane` and `account` are what the modules
+    dane and acme_account returned.
+
+    Raises KeyError where the model asks for TLSA or CAA records and these say nothing: leaving the records out would
+    withdraw them.
+    """
+    tls = model["tls"]
+    found: dict[str, Any] = {}
+    if tls["dane"]:
+        found |= {"tlsa": dane["records"], "tlsa_ttl": dane["ttl"]}
+    # before the first certificate there is no account, and nothing to hold on to
+    if tls["acme"] and tls["acme"]["caa"] and account["uri"]:
+        found["caa"] = [f'0 issue "{tls["acme"]["caa"]}; accounturi={account["uri"]}"']
+    return record_set(model, dkim_keys, **found)
+
+
+def _sender_records(model: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What receivers are told of mail from the domains, in the form of _client_records: DMARC (RFC 7489) and BIMI."""
+    found = []
+    for domain in model["domains"]:
+        if not domain["enabled"]:
+            continue
+        name = domain["name"]
+        policy = f"v=DMARC1; p={domain.get('dmarc', 'quarantine')}; rua=mailto:{addresses.address(name)}"
+        found.append((f"_dmarc.{name}", "TXT", text_value(policy)))
+        bimi = domain.get("bimi")
+        if bimi:
+            authority = f"; a={bimi['authority_url']}" if bimi["authority_url"] else ""
+            found.append((f"default._bimi.{name}", "TXT", text_value(f"v=BIMI1; l={bimi['logo_url']}{authority}")))
+    return found
 
 
 def _client_records(model: Mapping[str, Any], domains: list[str]) -> list[tuple[str, str, str]]:
@@ -89,7 +151,7 @@ def _transport_records(model: Mapping[str, Any], domains: list[str]) -> list[tup
     modes = {domain["name"]: domain.get("mta_sts", "none") for domain in model["domains"]}
     found = []
     for domain in domains:
-        reports = f"v=TLSRPTv1; rua=mailto:postmaster@{domain}"
+        reports = f"v=TLSRPTv1; rua=mailto:{addresses.address(domain)}"
         found.append((f"_smtp._tls.{domain}", "TXT", text_value(reports)))
         if modes[domain] != "none":
             policy = mta_sts.policy_text(modes[domain], model["hostname"])

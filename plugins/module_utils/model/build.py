@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
-from ..sending import keys
+from ansible_collections.mailwright.server.plugins.module_utils.reports import addresses
+from ansible_collections.mailwright.server.plugins.module_utils.sending import keys
+
 from .errors import UNREADABLE, ModelError, Problems, Unreadable, key_shown, kind, shown
 from .schema import check_variables
 from .values import (
     join_address,
+    parse_bimi_url,
     parse_choice,
     parse_domain,
     parse_email,
@@ -30,6 +33,7 @@ from .values import (
     parse_size,
     parse_text,
     parse_url,
+    parse_zone,
 )
 
 DERIVED_NAMES = ("abuse", "postmaster")  # RFC 2142: they must exist in every domain
@@ -40,6 +44,7 @@ TSIG_ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 
 T = TypeVar("T")
 MtaSts = Literal["none", "testing", "enforce"]
+Dmarc = Literal["none", "quarantine", "reject"]
 
 
 class Addresses(TypedDict):
@@ -60,13 +65,15 @@ class Acme(TypedDict):
     challenge: str
     key_type: str
     ca_file: str | None
+    caa: str | None
     dns: AcmeDns | None
 
 
 class Tls(TypedDict):
-    """``names`` are those that the certificate is for, the host's first."""
+    """``names`` are those that the certificate is for, the host's first; ``dane``: TLSA records are wanted."""
 
     mode: Literal["self_signed", "files", "acme"]
+    dane: bool
     names: list[str]
     certificate_file: str | None
     key_file: str | None
@@ -78,6 +85,12 @@ class Dns(TypedDict):
     zones: dict[str, str]
     ledger: str | None
     resolvers: list[str]
+    parked_domains: list[str]
+
+
+class Bimi(TypedDict):
+    logo_url: str
+    authority_url: str | None
 
 
 class ApiKey(TypedDict):
@@ -95,6 +108,8 @@ class Domain(TypedDict):
     name: str
     enabled: bool
     mta_sts: MtaSts
+    dmarc: Dmarc
+    bimi: Bimi | None
 
 
 class Mailbox(TypedDict):
@@ -128,6 +143,7 @@ class Model(TypedDict):
     tls: Tls
     dns: Dns
     api: Api | None
+    reports_from: str
     domains: list[Domain]
     mailboxes: list[Mailbox]
     aliases: list[Alias]
@@ -231,13 +247,20 @@ class _Builder:
             "addresses": self.addresses(values["mail_addresses"], default_addresses),
             "features": features,
             "tls": self.tls(values["mail_tls"], hostname, admin.address if admin else "", features),
-            "dns": self.dns(values["mail_dns"]),
+            "dns": self.dns(values["mail_dns"], hostname),
             "api": None if values["mail_api"] is None else {"keys": self.api_keys(values["mail_api"]["keys"])},
+            "reports_from": self.reports_from(admin),
             "domains": [self.domains[name] for name in sorted(self.domains)],
             "mailboxes": [self.mailboxes[address] for address in sorted(self.mailboxes)],
             "aliases": self.alias_rows(),
             "senders": self.sender_rows(),
         }
+
+    def reports_from(self, admin: _Reference | None) -> str:
+        """Whom reports to others come from: the administrator's domain if it is hosted here, else the first one."""
+        enabled = [name for name in sorted(self.domains) if self.domains[name]["enabled"]]
+        own = [admin.domain] if admin and admin.domain in enabled else enabled[:1]
+        return addresses.address(own[0]) if own else ""
 
     def addresses(self, values: list[object] | None, defaults: Iterable[object]) -> Addresses:
         found = []
@@ -275,6 +298,7 @@ class _Builder:
             mode = "files"
         return {
             "mode": mode,
+            "dane": values["dane"] is True,
             "names": tls_names(hostname, self.domains.values(), features),
             "certificate_file": certificate,
             "key_file": key_file,
@@ -294,6 +318,7 @@ class _Builder:
             "challenge": challenge or "",
             "key_type": self.attempt(f"{path}.key_type", partial(parse_choice, KEY_TYPES), values["key_type"]) or "",
             "ca_file": self.attempt(f"{path}.ca_file", parse_text, values["ca_file"]) or None,
+            "caa": self.attempt(f"{path}.caa", partial(parse_domain, what="the name of an issuer"), values["caa"]),
             "dns": None if values["dns"] is None else self.acme_dns(f"{path}.dns", values["dns"]),
         }
 
@@ -307,7 +332,7 @@ class _Builder:
             "key_algorithm": self.attempt(f"{path}.key_algorithm", algorithm, values["key_algorithm"]) or "",
         }
 
-    def dns(self, values: dict[str, Any]) -> Dns:
+    def dns(self, values: dict[str, Any], hostname: str) -> Dns:
         providers: dict[str, dict[str, Any]] = {}
         for name, settings in self.mapping("mail_dns.providers", values["providers"]).items():
             path = f"mail_dns.providers.{key_shown(name)}"
@@ -318,7 +343,7 @@ class _Builder:
         zones: dict[str, str] = {}
         for zone, provider in self.mapping("mail_dns.zones", values["zones"]).items():
             path = f"mail_dns.zones.{key_shown(zone)}"
-            name = self.attempt(path, lambda text: parse_domain(str(text), "a zone"), zone)
+            name = self.attempt(path, lambda text: parse_zone(str(text)), zone)
             if not isinstance(provider, str) or provider not in providers:
                 if not isinstance(provider, Unreadable):
                     known = ", ".join(sorted(providers)) or "none is defined"
@@ -332,6 +357,7 @@ class _Builder:
             "zones": zones,
             "ledger": self.attempt("mail_dns.ledger", parse_text, values["ledger"]) or None,
             "resolvers": [resolver for resolver in resolvers if resolver is not None],
+            "parked_domains": self.parked_domains(values["parked_domains"], hostname),
         }
 
     def api_keys(self, entries: list[tuple[str, dict[str, Any] | None]]) -> list[ApiKey]:
@@ -357,6 +383,21 @@ class _Builder:
             found[domain, name] = {"name": name, "domain": domain, "scopes": scopes, "key": key.text}
         return [found[where] for where in sorted(found)]
 
+    def parked_domains(self, values: list[object], hostname: str) -> list[str]:
+        """Names that have no mail; one that has some is a mistake."""
+        found: dict[str, None] = {}
+        for index, value in enumerate(values):
+            path = f"mail_dns.parked_domains[{index}]"
+            name = self.attempt(path, parse_domain, value)
+            if name is None:
+                continue
+            if name in self.domains:
+                self.problems.error(path, f"{shown(name)} is a mail domain, at {self.domain_paths[name]}: remove one")
+            elif name == hostname:
+                self.problems.error(path, f"{shown(name)} is mail_hostname, which sends mail: remove it here")
+            found[name] = None
+        return sorted(found)
+
     def mapping(self, path: str, value: object) -> dict[Any, Any]:
         """The value itself, or an empty mapping when it is none, which is noted."""
         if isinstance(value, dict):
@@ -374,10 +415,24 @@ class _Builder:
         if name in self.domains:
             self.problems.error(f"{path}.name", f"{shown(name)} is already defined at {self.domain_paths[name]}")
             return name
-        policy: MtaSts = "none" if isinstance(entry["mta_sts"], Unreadable) else entry["mta_sts"]
-        self.domains[name] = {"name": name, "enabled": entry["enabled"] is True, "mta_sts": policy}
+        self.domains[name] = {
+            "name": name,
+            "enabled": entry["enabled"] is True,
+            "mta_sts": "none" if isinstance(entry["mta_sts"], Unreadable) else entry["mta_sts"],
+            "dmarc": "quarantine" if isinstance(entry["dmarc"], Unreadable) else entry["dmarc"],
+            "bimi": None if entry["bimi"] is None else self.bimi(f"{path}.bimi", entry),
+        }
         self.domain_paths[name] = path
         return name
+
+    def bimi(self, path: str, entry: dict[str, Any]) -> Bimi:
+        values = entry["bimi"]
+        if entry["dmarc"] == "none":
+            self.problems.error(path, "is not used with dmarc: none: remove it, or write dmarc: quarantine or reject")
+        return {
+            "logo_url": self.attempt(f"{path}.logo_url", parse_bimi_url, values["logo_url"]) or "",
+            "authority_url": self.attempt(f"{path}.authority_url", parse_bimi_url, values["authority_url"]) or None,
+        }
 
     def contents(self, path: str, entry: dict[str, Any], domain: str, quota: int) -> None:
         own = self.attempt(f"{path}.quota", parse_size, entry["quota"])
@@ -483,7 +538,14 @@ class _Builder:
         return self.attempt("mail_admin", parse, value)
 
     def derive(self, admin: _Reference | None) -> None:
-        """Give postmaster and abuse to the administrator where the domain does not define them."""
+        """Give postmaster and abuse to the administrator, and reports to the intake, where the domain does not
+        define them."""
+        mailbox = addresses.MAILBOX.partition("@")
+        for name, domain in self.domains.items():
+            address = addresses.address(name)
+            if domain["enabled"] and address not in self.owners and not (admin and address == admin.address):
+                self.owners[address] = "reports"
+                self.aliases[address] = [_Reference("reports", mailbox[0], mailbox[2])]
         if admin is None:
             return
         if admin.domain in self.domains:
@@ -530,8 +592,8 @@ class _Builder:
         enabled = self.domains[reference.domain]["enabled"]
         # a catch-all must lead to an address that exists: another catch-all would only hide a slip of the pen
         absent = target is None or (catch_all and target.startswith("@"))
-        # where a domain is switched off, postmaster and abuse are not derived: switching must not make a mistake
-        if absent and (enabled or reference.local_part not in DERIVED_NAMES):
+        # where a domain is switched off, these are not derived: switching must not make a mistake
+        if absent and (enabled or reference.local_part not in (*DERIVED_NAMES, addresses.LOCAL_PART)):
             self.missing.add(reference.path)
             if reference.domain not in self.unsure:
                 self.problems.error(

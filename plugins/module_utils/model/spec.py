@@ -70,6 +70,18 @@ ALIAS_OPTIONS: Options = {
     },
 }
 
+BIMI_OPTIONS: Options = {
+    "logo_url": {
+        "type": "str",
+        "required": True,
+        "description": "The HTTPS URL of the logo, in the format SVG Tiny Portable/Secure.",
+    },
+    "authority_url": {
+        "type": "str",
+        "description": "The HTTPS URL of the mark certificate (PEM), which most mailbox providers ask for.",
+    },
+}
+
 DOMAIN_OPTIONS: Options = {
     "name": {
         "type": "str",
@@ -114,6 +126,20 @@ DOMAIN_OPTIONS: Options = {
             "With V(testing) they report what would fail, with V(enforce) they send by verified TLS only.",
         ],
     },
+    "dmarc": {
+        "type": "str",
+        "default": "quarantine",
+        "choices": ["none", "quarantine", "reject"],
+        "description": "What receivers are asked to do with mail that only pretends to be from the domain (RFC 7489).",
+    },
+    "bimi": {
+        "type": "dict",
+        "options": BIMI_OPTIONS,
+        "description": [
+            "The logo that mailbox providers may show beside the domain's mail (BIMI).",
+            "Not with O(mail_domains[].dmarc=none).",
+        ],
+    },
 }
 
 FEATURE_OPTIONS: Options = {
@@ -130,6 +156,11 @@ FEATURE_OPTIONS: Options = {
         "type": "bool",
         "default": True,
         "description": "Keep to the MTA-STS policies of the domains that mail is sent to.",
+    },
+    "dmarc_reports": {
+        "type": "bool",
+        "default": True,
+        "description": "Tell the domains that mail came from, once a day, how it fared by their DMARC policy.",
     },
 }
 
@@ -189,6 +220,13 @@ ACME_OPTIONS: Options = {
             "Only for a private ACME server.",
         ],
     },
+    "caa": {
+        "type": "str",
+        "description": [
+            "The name by which the ACME server calls itself in CAA records, such as V(letsencrypt.org).",
+            "Publishes a CAA record: only it, and there only this host's account, may issue for the host (RFC 8657).",
+        ],
+    },
     "dns": {
         "type": "dict",
         "options": ACME_DNS_OPTIONS,
@@ -210,6 +248,14 @@ TLS_OPTIONS: Options = {
             "C({}) does it with the defaults. Not beside O(mail_tls.certificate_file).",
         ],
     },
+    "dane": {
+        "type": "bool",
+        "default": False,
+        "description": [
+            "Publish TLSA records, by which other servers verify the certificate's key (RFC 7672).",
+            "Needs DNSSEC: nothing is published for a zone that does not validate.",
+        ],
+    },
 }
 
 DNS_OPTIONS: Options = {
@@ -226,6 +272,7 @@ DNS_OPTIONS: Options = {
         "default": {},
         "description": [
             "The zones to publish into, each with the name of its provider. Nothing is published when there are none.",
+            "A name such as C(_domainkey.example.org) can be a zone of its own, delegated by the owner of the rest.",
             "Keep a zone listed until the records of its last domain are removed.",
         ],
     },
@@ -241,6 +288,15 @@ DNS_OPTIONS: Options = {
         "elements": "str",
         "default": [],
         "description": "Resolvers by which the zones' name servers are found. The controller's own when not set.",
+    },
+    "parked_domains": {
+        "type": "list",
+        "elements": "str",
+        "default": [],
+        "description": [
+            "Names that neither send nor receive mail, such as a domain that only has a web site.",
+            "They get records that say so, and others refuse mail that claims to come from them.",
+        ],
     },
 }
 

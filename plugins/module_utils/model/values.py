@@ -99,6 +99,13 @@ def parse_domain(text: str, what: str = "a domain") -> str:
     return name
 
 
+def parse_zone(text: str) -> str:
+    """A zone's name, as ``parse_domain``; names such as ``_domainkey.example.org`` can be zones of their own."""
+    below = re.match(r"(?:_[A-Za-z0-9-]{1,62}\.)*", text)
+    prefix = below[0].lower() if below else ""
+    return prefix + parse_domain(text[len(prefix) :], "a zone")
+
+
 def parse_hostname(text: str) -> str:
     """A host's full name, as ``parse_domain``."""
     return parse_domain(text, "a host name")
@@ -215,6 +222,17 @@ def parse_url(text: str) -> str:
     if not good or not text.isascii() or has_control(text) or re.search(r"[\s?#\"'\\]", text):
         raise ValueError(f"{shown(text)} is not a URL: write one such as https://acme.example.org/directory")
     return text
+
+
+def parse_bimi_url(text: str) -> str:
+    """An HTTPS URL as parse_url takes it, which does not end a BIMI record's tag nor its list either."""
+    try:
+        url = parse_url(text)
+    except ValueError:
+        url = ","
+    if re.search("[,;]", url):
+        raise ValueError(f"{shown(text)} is not an HTTPS URL: write one such as https://www.example.org/logo.svg")
+    return url
 
 
 def parse_choice(choices: Collection[str], text: str) -> str:

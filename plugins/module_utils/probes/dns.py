@@ -50,19 +50,23 @@ Finding = tuple[Status, str]
 def wanted_by_owner(
     model: Mapping[str, Any], keys: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, list[RRset]]:
-    """The derived record sets, apart for the host and for each enabled domain; `keys` as in record_set."""
+    """The derived record sets, apart for the host and for each enabled or parked domain; `keys` as in record_set."""
     hostname = model["hostname"]
-    host = record_set({**model, "domains": []}, {})
+    bare = {**model, "domains": [], "dns": {}}
+    host = record_set(bare, {})
     # they have records of their own
     names = {f"{domain['name']}." for domain in model["domains"] if domain["enabled"]}
     found = {hostname: host}
     for domain in model["domains"]:
         if domain["enabled"]:
-            records = record_set({**model, "domains": [domain]}, {domain["name"]: keys.get(domain["name"], [])})
+            records = record_set({**bare, "domains": [domain]}, {domain["name"]: keys.get(domain["name"], [])})
             # Where the host's name is a mail domain too, the domain's SPF takes the place of the host's.
             own = domain["name"] == hostname
             records = records if own else [rrset for rrset in records if rrset not in host]
             found[domain["name"]] = [rrset for rrset in records if rrset.type != "CNAME" or rrset.name not in names]
+    for name in model.get("dns", {}).get("parked_domains", ()):
+        records = record_set({**bare, "dns": {"parked_domains": [name]}}, {})
+        found[name] = [rrset for rrset in records if rrset not in host]
     return found
 
 
@@ -120,7 +124,7 @@ def compare(wanted: RRset, live: Sequence[str]) -> Finding | None:
 def _text_kind(wanted: RRset) -> str:
     if "._domainkey." in wanted.name:
         return "v=DKIM1"
-    kinds = {"_dmarc": "v=DMARC1", "_mta-sts": "v=STSv1", "_smtp": "v=TLSRPTv1"}
+    kinds = {"_dmarc": "v=DMARC1", "_mta-sts": "v=STSv1", "_smtp": "v=TLSRPTv1", "default": "v=BIMI1"}
     return kinds.get(wanted.name.partition(".")[0], "v=spf1")
 
 

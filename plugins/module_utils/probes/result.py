@@ -12,7 +12,7 @@ from typing import Any, Literal
 Status = Literal["ok", "warn", "fail", "skip"]
 # From harmless to grave.
 RANK: tuple[Status, ...] = ("skip", "ok", "warn", "fail")
-GROUPS = ("services", "ports", "certificates", "dns", "queue", "system", "delivery")
+GROUPS = ("services", "ports", "certificates", "dns", "dkim", "queue", "system", "delivery", "reports")
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,14 @@ UNITS: tuple[tuple[str, str | None], ...] = (
     ("php8.4-fpm.service", "webmail"),
     ("clamav-daemon.service", "clamav"),
     ("clamav-freshclam.service", "clamav"),
+    ("postsrsd.service", None),
     ("postfix-mta-sts-resolver.service", "mta_sts_outbound"),
     ("mailwright-api.socket", "api"),
     ("mailwright-api.service", "api"),
     ("mailwright-dispatch.service", "api"),
+    ("mailwright-index.timer", "fulltext"),
+    ("mailwright-reports.timer", None),
+    ("mailwright-dmarc-reports.timer", "dmarc_reports"),
 )
 JAILS: tuple[tuple[str, str | None], ...] = (
     ("sshd", None),

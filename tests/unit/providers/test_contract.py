@@ -8,11 +8,14 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+import yaml
 from ansible_collections.mailwright.server.plugins.module_utils.dns.canonical import text_octets
+from ansible_collections.mailwright.server.plugins.module_utils.dns.ledger_file import read_ledger
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.cloudflare import Cloudflare
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.contract import Provider
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.desec import Desec
@@ -23,12 +26,18 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.he
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.http import Transport
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.ovh import Ovh
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.route53 import Route53
-from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset
+from ansible_collections.mailwright.server.plugins.module_utils.dns.publish import Job, publish
+from ansible_collections.mailwright.server.plugins.module_utils.dns.records import record_set
+from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value
 from ansible_collections.mailwright.server.tests.provider_contract import (
     CHECKS,
     FAULT_CHECKS,
+    TTL,
     Case,
     Check,
+    create,
+    keyed,
+    listed,
     wrong_credentials_are_named_and_not_shown,
 )
 from ansible_collections.mailwright.server.tests.unit.providers.imitations import (
@@ -42,8 +51,10 @@ from ansible_collections.mailwright.server.tests.unit.providers.imitations impor
     route53,
 )
 from ansible_collections.mailwright.server.tests.unit.providers.imitations.server import Imitation
+from ansible_collections.mailwright.server.tests.unit.test_dns_records import KEYS, MODEL
 from moto.server import ThreadedMotoServer
 
+ROOT = Path(__file__).resolve().parents[3]
 Make = Callable[[str, bool, Transport], Provider]
 WRONG = "not-the-secret-f00d"
 
@@ -143,6 +154,53 @@ def test_on_the_imitation(imitation: tuple[Case, Imitation], check: Check) -> No
     check(imitation[0])
 
 
+def test_foreign_records_outlive_a_listing_that_fails_at_any_page(
+    imitation: tuple[Case, Imitation], tmp_path: Path
+) -> None:
+    """Publish, publish again, remove the domain: before each, one run for every page that fails."""
+    case, server = imitation
+    zone = case.zone()
+    foreign = [
+        RRset(zone, "TXT", TTL, (text_value("site-verification=1"), text_value("v=spf1 include:news.example ~all"))),
+        RRset(f"other._domainkey.{zone}", "TXT", TTL, (text_value("v=DKIM1; k=rsa; p=AAAA"),)),
+        RRset(f"*.{zone}", "TXT", TTL, (text_value("wild"),)),
+        *(RRset(f"host{number}.{zone}", "A", TTL, (f"192.0.2.{number}",)) for number in range(20)),
+    ]
+    create(case, zone, foreign)
+    wanted = [
+        RRset(zone, "MX", TTL, ("10 mx.example.net.",)),
+        RRset(zone, "TXT", TTL, (text_value("v=spf1 mx -all"),)),
+        RRset(f"ours._domainkey.{zone}", "TXT", TTL, (text_value("v=DKIM1; k=rsa; p=BBBB"),)),
+    ]
+    job = Job("mx1", {zone: "main"}, {"main": case.provider}, str(tmp_path / "ledger.json"), force_delete=True)
+
+    def stored() -> list[tuple[str, str, int, str]]:
+        return sorted((one.name, one.type, one.ttl, one.text) for one in server.zones[zone])
+
+    def run(records: list[RRset], changes: int) -> None:
+        before, ledger = stored(), read_ledger(job.ledger)
+        server.faults.pages = 0
+        case.provider.records(zone)
+        assert server.faults.pages > 3
+        for page in range(1, server.faults.pages + 1):
+            server.faults.failing_page = page
+            failed = publish(job, {zone: records})
+            assert len(failed.errors) == 1 and not failed.done
+            assert stored() == before and read_ledger(job.ledger) == ledger
+        server.faults.failing_page = None
+        done = publish(job, {zone: records})
+        assert not done.errors and not done.failed and sum(len(plan.changes) for plan in done.plans) == changes
+
+    run(wanted, 3)
+    live = listed(case, zone)
+    spf = text_value("v=spf1 include:news.example mx ~all")
+    assert set(live[zone, "TXT"].values) == {text_value("site-verification=1"), spf}
+    assert {key: live[key] for key in keyed(foreign) if key != (zone, "TXT")} == keyed(foreign[1:])
+    run(wanted, 0)
+    run([], 3)
+    assert listed(case, zone) == keyed(foreign)
+
+
 def test_wrong_credentials(imitation: tuple[Case, Imitation], caplog: pytest.LogCaptureFixture) -> None:
     wrong_credentials_are_named_and_not_shown(imitation[0], caplog)
 
@@ -151,6 +209,12 @@ def test_the_imitation_has_the_declared_limits(imitation: tuple[Case, Imitation]
     case, server = imitation
     assert case.provider.capabilities.minimum_ttl == server.minimum_ttl
     assert case.provider.capabilities.types == server.types
+
+
+def test_it_has_the_types_that_the_playbooks_publish_or_leave_out(imitation: tuple[Case, Imitation]) -> None:
+    (task,) = yaml.safe_load((ROOT / "roles/dns/tasks/main.yml").read_text())
+    left_out = set(task["mailwright.server.dns_records"]["optional_types"])
+    assert {rrset.type for rrset in record_set(MODEL, KEYS)} - left_out <= imitation[0].provider.capabilities.types
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset
+
+T = TypeVar("T")
+# How often a listing is asked for before one that is cut is an error.
+LISTINGS = 3
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,14 @@ class UnreachableError(ProviderError):
 
 class IncompleteError(ProviderError):
     """The listing is not whole: nothing may be concluded from what it lacks."""
+
+
+def whole(listing: Callable[[], T]) -> T:
+    """Ask for a listing, and again where it came cut: a busy server closes the connections of slow clients."""
+    for _attempt in range(LISTINGS - 1):
+        with contextlib.suppress(IncompleteError):
+            return listing()
+    return listing()
 
 
 class ConflictError(ProviderError):

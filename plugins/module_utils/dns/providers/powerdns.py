@@ -29,6 +29,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.co
     UnreachableError,
     UnsupportedError,
     ZoneMissingError,
+    whole,
 )
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.pending import in_order, supported
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.setting import Setting
@@ -108,7 +109,7 @@ class PowerDNS:
 
     def _zone(self, zone: str, **only: str) -> dict[tuple[str, str], tuple[RRset, list[dict[str, Any]]]]:
         """The record sets by name and type, each with its disabled records."""
-        answer = self._call("GET", zone, only)
+        answer = whole(lambda: self._call("GET", zone, only))
         found = {}
         try:
             for rrset in answer["rrsets"]:

@@ -39,6 +39,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.co
     UnreachableError,
     UnsupportedError,
     ZoneMissingError,
+    whole,
 )
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.pending import in_order, supported
 from ansible_collections.mailwright.server.plugins.module_utils.dns.providers.setting import Setting
@@ -225,6 +226,9 @@ class Rfc2136:
         return answer.rcode()
 
     def _transfer(self, zone: str) -> dict[tuple[str, str], Listed]:
+        return whole(lambda: self._one_transfer(zone))
+
+    def _one_transfer(self, zone: str) -> dict[tuple[str, str], Listed]:
         found = dns.zone.Zone(zone, relativize=False)
         query, _serial = dns.xfr.make_query(found, **self._key)
         try:
