@@ -4,7 +4,8 @@
 """Write docs/reference/ from what the code says of itself; with ``--check``, fail when the files there are stale.
 
 inventory.md: the table in plugins/module_utils/model/spec.py. roles.md: each role's meta/argument_specs.yml.
-modules.md: each module's documentation as ansible-doc reads it, with its fragments resolved.
+modules.md: each module's documentation as ansible-doc reads it, with its fragments resolved. openapi.json: the sending
+API's own description.
 """
 
 from __future__ import annotations
@@ -215,7 +216,20 @@ def modules_page() -> str:
     return page("Modules", f"The modules of {COLLECTION}. They are for its roles and playbooks first.", body)
 
 
-PAGES = {"inventory.md": inventory_page, "modules.md": modules_page, "roles.md": roles_page}
+def openapi_text() -> str:
+    """Return the sending API's description as the service serves it: FastAPI and Pydantic are those of the hosts."""
+    sys.path[:0] = [str(COLLECTIONS), str(ROOT / "roles/api/templates/usr/local/lib/mailwright/api")]
+    from mailwright_api.app import build_app
+
+    return json.dumps(build_app(None, None).openapi(), indent=1, ensure_ascii=False) + "\n"
+
+
+PAGES = {
+    "inventory.md": inventory_page,
+    "modules.md": modules_page,
+    "roles.md": roles_page,
+    "openapi.json": openapi_text,
+}
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.model.build impo
 from ansible_collections.mailwright.server.plugins.module_utils.model.errors import UNREADABLE, ModelError, key_shown
 from ansible_collections.mailwright.server.plugins.module_utils.model.schema import is_variable
 
-SECRET_KEYS = (".password", ".password_hash", ".private_key", ".secret_key")
+SECRET_KEYS = (".password", ".password_hash", ".private_key", ".secret_key", ".key")
 LONGEST_REASON = 200
 
 

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The benchmarks: each figure beside a baseline measured in the same run, as machines differ and are noisy.
 
-    tests/bench/bench.py [apply] [memory] [inbound] [directory] [dns] [dkim]
+    tests/bench/bench.py [apply] [memory] [inbound] [directory] [dns] [dkim] [api]
 
 Boots hosts of its own in the lab, removes them afterwards, and exits 1 when a limit is missed.
 """
@@ -180,10 +180,22 @@ class Bench:
         done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
         self.judge(done.returncode == 0, "dkim: a step of 500 domains in 30 s, idle or with all keys due, linear")
 
+    def api(self) -> None:
+        """The sending API beside smtp-source."""
+        inventory = yaml.safe_load(self.inventory.read_text())
+        key, domain = self.lab.env["LAB_API_KEY"], "bench.test"
+        declared = {"name": "bench", "domain": domain, "scopes": ["emails.write"], "key": key}
+        inventory["mailservers"]["hosts"][OURS]["mail_api"] = {"keys": [declared]}
+        self.inventory.write_text(yaml.safe_dump(inventory))
+        self.site()
+        command = [sys.executable, str(CHECKOUT / "tests/bench/sending.py"), OURS, key, domain]
+        done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
+        self.judge(done.returncode == 0, "api: service and dispatcher each below 120 MiB after the load")
+
 
 def main() -> int:
     parts = {"apply": Bench.apply, "memory": Bench.memory, "inbound": Bench.inbound, "directory": Bench.directory,
-             "dns": Bench.dns, "dkim": Bench.dkim}  # fmt: skip
+             "dns": Bench.dns, "dkim": Bench.dkim, "api": Bench.api}  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="*", choices=[*parts, []], help="default: all")
     parser.add_argument("--keep", action="store_true", help="leave the hosts running")

@@ -74,7 +74,7 @@ def read(result: Result) -> Listed:
             listed.units[unit[1]] = unit[2]
         elif line.startswith("command "):
             listed.commands.add(line.removeprefix("command "))
-        elif header == "directory" and re.match(r"[+-](?!--)", line):
+        elif header in ("directory", "api") and re.match(r"[+-](?!--)", line):
             listed.rows.add(line)
         elif header == "packages" and line.startswith("+"):
             name, version = line[1:].split()
@@ -337,3 +337,43 @@ def test_a_feature_goes_and_comes_back_as_planned(host: Target, wanted: bool) ->
         assert states.split() == ["disabled"] * 3 + ["inactive"]
         assert planned.units["clamav-daemon.service"] == "stopped"
     nothing_to_do(host, *features)
+
+
+API = {
+    "keys": [{"name": "shop", "domain": "acme.test", "scopes": ["emails.write"], "key": f"mw_{'0' * 12}_{'1' * 48}"}]
+}
+# what systemd-sysusers, enabling a unit, and config_tree itself write
+BESIDE_API = re.compile(
+    r"/etc/(passwd|group|shadow|gshadow)-?|/etc/systemd/system/[^/]+\.wants(/mailwright-[\w.-]+)?|"
+    r"/var/lib/mailwright/config/(api|postfix|postgresql)\.json|/etc/ld\.so\.cache"
+)
+
+
+@pytest.mark.usefixtures("applied")
+@pytest.mark.parametrize("wanted", [API, None], ids=["on", "off"])
+def test_the_sending_api_comes_and_goes_as_planned(host: Target, wanted: dict[str, Any] | None) -> None:
+    """Without mail_api there is nothing of it, before and afterwards; its packages, database and keys stay."""
+    options = ("-e", json.dumps({"mail_api": wanted})) if wanted else ()
+    before, rows = host.snapshot(), flat(database(host))
+    found = "systemctl list-unit-files 'mailwright-*' --no-legend; ls /run/mailwright-api.sock"
+    assert (host.ssh(found, check=False) == "") is bool(wanted)
+    planned = read(host.site("--check", "--diff", *options))
+    assert changed_paths(before, host.snapshot()) == set()
+    done = read(host.site("--diff", *options))
+    assert done == planned
+    after = host.snapshot()
+    changed = {path for path in changed_paths(before, after) if "directory" not in (before | after)[path]}
+    assert {path for path in changed if not BESIDE_API.fullmatch(path)} == planned.files
+    assert flat(database(host)) == rows
+    api = {path for path in planned.files if "mailwright/api" in path}
+    assert api and "/etc/postfix/master.cf" in planned.files
+    if wanted:
+        assert {name for name, _version in planned.packages} >= {"python3-fastapi", "python3-psycopg-pool"}
+        key = "+key acme.test 'shop' id=000000000000 scopes=emails.write"
+        assert key in planned.rows and "+role mailwright_api" in planned.rows
+        assert "1" * 48 not in host.site("--check", "--diff", *options).stdout
+    else:
+        assert not planned.packages and not planned.rows
+        assert all(path in before and path not in after for path in api)
+        assert host.ssh(found, check=False) == ""
+    nothing_to_do(host, *options)

@@ -111,6 +111,15 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("mta_sts", "/usr/local/lib/mailwright/mta-sts-daemon", "unclosed", swapped("usable(record)", "usable(rec")),
     ("transaction", "/etc/systemd/system/mailwright-recovery.service", "unknown-key",
      added("[Service]\nRestat=always")),
+    ("api", "/etc/mailwright/api.json", "unknown-setting", swapped("'keep_days'", "'keep_dayz'")),
+    ("api", "/etc/mailwright/api.json", "bad-value", swapped("api_connections", "0")),
+    ("api", "/etc/nginx/mailwright.d/api.conf", "wrong-path", swapped("proxy_set_header Host", "include /etc/none; #")),
+    ("api", "/etc/systemd/system/mailwright-api.service", "unknown-key", added("[Service]\nRestat=always")),
+    ("api", "/etc/systemd/system/mailwright-dispatch.service", "unknown-key", added("[Service]\nRestat=always")),
+    ("api", "/etc/systemd/system/mailwright-api.socket", "bad-value", swapped("Backlog=1024", "Backlog=many")),
+    ("api", "/etc/sysusers.d/mailwright-api.conf", "no-such-type", added("q mailwright-x - -")),
+    ("api", "/usr/local/lib/mailwright/api/mailwright_api/app.py", "no-scope", swapped("@scope(PUBLIC)\n", "")),
+    ("api", "/usr/local/lib/mailwright/api/mailwright_api/outbox.py", "no-name", swapped("import dsn,", "import x,")),
     ("acme", "/etc/mailwright/acme/settings.json", "no-hostname", swapped("'hostname'", "'hostnam'")),
     ("acme", "/etc/mailwright/acme/ca.pem", "no-certificate",
      swapped("{{ lookup('ansible.builtin.file', mail_model.tls.acme.ca_file) }}", f"-----BEGIN {GARBAGE}-----")),
@@ -210,6 +219,7 @@ UNITS = {
     "reports": ["mailwright-reports.timer", "mailwright-dmarc-reports.timer"],
     "transaction": ["mailwright-recovery.service"],
     "roundcube": ["php8.4-fpm.service", "nginx.service"],
+    "api": ["mailwright-api.socket", "mailwright-api.service", "mailwright-dispatch.service", "nginx.service"],
 }
 
 # Their own tests have the inventories with which all their templates are used.
@@ -259,10 +269,11 @@ def serves(host: Target, role: str) -> None:
         web = http.client.HTTPSConnection(host.lab.address(host.name), timeout=30, context=context)
         # nginx answers to its own name only
         web.sock = _connect(host, context)
-        web.request("GET", "/", headers={"Host": HOSTNAME})
+        path = "/api/v1/readyz" if role == "api" else "/"
+        web.request("GET", path, headers={"Host": HOSTNAME})
         page = web.getresponse()
         assert page.status == 200
-        assert b"rcmloginuser" in page.read()
+        assert (b"ok" if role == "api" else b"rcmloginuser") in page.read()
 
 
 def _connect(host: Target, context: ssl.SSLContext) -> ssl.SSLSocket:

@@ -107,6 +107,12 @@ class Lab:
     pdns: str = field(default_factory=lambda: secrets.token_hex(16))
 
     @property
+    def api_key(self) -> str:
+        """The key of the sending API that the inventory declares."""
+        digest = hashlib.sha256(f"api {self.tsig}".encode()).hexdigest()
+        return f"mw_{digest[:12]}_{digest[12:60]}"
+
+    @property
     def acme_tsig(self) -> str:
         """The secret, in base64, of the key that may change _acme-challenge names alone."""
         return base64.b64encode(hashlib.sha256(f"acme {self.tsig}".encode()).digest()).decode()
@@ -515,7 +521,8 @@ def write_contract(lab: Lab) -> None:
         write(certificate, pem)
         write(key, private, 0o600)
     values = {"STATE": str(STATE), "PASSWORD": lab.password, "MX1": lab.address("mx1"), "NS1": lab.address("ns1"),
-              "TRUST_ANCHOR": root.strip(), "TSIG": tsig_base64(lab), "REVERSE": lab.reverse_zone}  # fmt: skip
+              "TRUST_ANCHOR": root.strip(), "TSIG": tsig_base64(lab), "REVERSE": lab.reverse_zone,
+              "API_KEY": lab.api_key}  # fmt: skip
     text = (HERE / "inventory.yml.in").read_text()
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
@@ -525,6 +532,7 @@ def write_contract(lab: Lab) -> None:
         "LAB_PASSWORD": lab.password,
         "LAB_TSIG": tsig_base64(lab),
         "LAB_PDNS_KEY": lab.pdns,
+        "LAB_API_KEY": lab.api_key,
         "LAB_CA": str(STATE / "ca/ca.pem"),
         "LAB_ACME_CA": str(STATE / "ca/acme.pem"),
         "LAB_ACME_DIRECTORY": f"https://ns1.lab.test:{ACME_PORT}/dir",

@@ -122,6 +122,7 @@ def test_whole_model() -> None:
             "resolvers": [],
             "parked_domains": [],
         },
+        "api": None,
         "backup": None,
         "reports_from": "mail-reports@acme.test",
         "domains": [{"name": "acme.test", "enabled": True, "mta_sts": "none", "dmarc": "quarantine", "bimi": None}],
@@ -150,6 +151,50 @@ def test_whole_model() -> None:
             {"address": "hostmaster@acme.test", "login": "alice@acme.test"},
         ],
     }
+
+
+API_KEY = {"name": "shop", "domain": "acme.test", "scopes": ["emails.write"], "key": f"mw_{'a' * 12}_{'b' * 48}"}
+
+
+def test_the_sending_api() -> None:
+    assert build_model(inventory()).model["api"] is None
+    assert build_model(inventory(mail_api={})).model["api"] == {"keys": []}
+    other = {**API_KEY, "name": "crm", "domain": "Acme.Test", "key": f"mw_{'c' * 12}_{'b' * 48}"}
+    scopes = ["emails.write", "emails.read", "emails.write"]
+    api = build_model(inventory(mail_api={"keys": [API_KEY, {**other, "scopes": scopes}]})).model["api"]
+    assert api is not None
+    assert [(key["name"], key["domain"], key["scopes"]) for key in api["keys"]] == [
+        ("crm", "acme.test", ["emails.read", "emails.write"]),
+        ("shop", "acme.test", ["emails.write"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"key": "mw_s3cret"}, "mail_api.keys[0].key: is not a key: mw_, 12 hexadecimal digits, _, 48"),
+        ({"key": None}, "mail_api.keys[0].key: is missing"),
+        ({"domain": "globex.test"}, "mail_api.keys[0].domain: 'globex.test' is not hosted here"),
+        ({"domain": "x"}, "mail_api.keys[0].domain: 'x' is a single label"),
+        ({"scopes": []}, "mail_api.keys[0].scopes: there is no scope: write some of api_keys.read"),
+        ({"scopes": ["emails.*"]}, "mail_api.keys[0].scopes: 'emails.*' is not a scope: write some of"),
+        ({"scopes": [1]}, "mail_api.keys[0].scopes[0]: is a number: write a string"),
+        ({"name": "a/b"}, "mail_api.keys[0].name: 'a/b' is not a key's name"),
+        ({"secret": "x"}, "mail_api.keys[0].secret: is not a key that is known here"),
+    ],
+)
+def test_keys_of_the_sending_api_are_checked(change: dict[str, Any], error: str) -> None:
+    found = errors_of(inventory(mail_api={"keys": [{**API_KEY, **change}]}))
+    assert len(found) == 1 and found[0].startswith(error), found
+    assert "s3cret" not in found[0]
+
+
+def test_keys_of_the_sending_api_are_told_apart() -> None:
+    found = errors_of(inventory(mail_api={"keys": [API_KEY, API_KEY]}))
+    assert found == [
+        "mail_api.keys[1].key: begins as the one at mail_api.keys[0] does: make another one",
+        "mail_api.keys[1].name: 'shop' is already a key of acme.test: write another name",
+    ]
 
 
 def test_a_certificate_by_acme() -> None:

@@ -52,15 +52,28 @@ def database_name(value: str) -> str:
 def steps(roles: Mapping[str, Role], databases: Mapping[str, Database], dbname: str) -> list[Step]:
     """What is missing on the server for the directory in dbname and for webmail's own database."""
     return [
-        *_role_steps(roles),
+        *_role_steps(roles, ROLES),
         *_database_steps(databases.get(dbname), dbname, OWNER, [role for role in ROLES if role != OWNER]),
         *_database_steps(databases.get(WEBMAIL), WEBMAIL, WEBMAIL, []),
     ]
 
 
-def _role_steps(roles: Mapping[str, Role]) -> list[Step]:
+def guest_steps(
+    roles: Mapping[str, Role], databases: Mapping[str, Database], dbname: str, guests: Collection[str]
+) -> list[Step]:
+    """What is missing for further roles that use the directory's database, which is there or is planned."""
+    grants = databases[dbname].grants if dbname in databases else frozenset()
+    lacking = [role for role in guests if (role, "CONNECT") not in grants]
+    connect = [f'GRANT CONNECT ON DATABASE "{dbname}" TO "{role}"' for role in lacking]
+    found = _role_steps(roles, guests)
+    if connect:
+        found.append(Step(None, f"database {dbname} connect={','.join(sorted(lacking))}", tuple(connect)))
+    return found
+
+
+def _role_steps(roles: Mapping[str, Role], names: Collection[str]) -> list[Step]:
     found = []
-    for name in ROLES:
+    for name in names:
         role = roles.get(name)
         statements = []
         if role is None:

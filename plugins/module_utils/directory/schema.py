@@ -213,29 +213,31 @@ MIGRATIONS: tuple[Migration, ...] = (
 )
 
 
-def pending(applied: Mapping[int, str], migrations: Sequence[Migration] = MIGRATIONS) -> list[Migration]:
-    """The migrations still to run, oldest first.
+def pending(
+    applied: Mapping[int, str], migrations: Sequence[Migration] = MIGRATIONS, name: str = "directory"
+) -> list[Migration]:
+    """The migrations of the schema of this name that are still to run, oldest first.
 
-    applied maps the versions in directory.schema_version to their checksums.
+    applied maps the versions in its table schema_version to their checksums.
     Raises SchemaError when the database is newer than the code, has a gap, or was made by another text.
     """
     known = {migration.version: migration for migration in migrations}
     newer = sorted(set(applied) - set(known))
     if newer:
         raise SchemaError(
-            f"directory schema: the database is at version {newer[-1]}, this collection knows {max(known)} at most. "
+            f"{name} schema: the database is at version {newer[-1]}, this collection knows {max(known)} at most. "
             "Use the collection's version that made it, or a newer one; schemas never go back."
         )
     for version, checksum in sorted(applied.items()):
         if checksum != known[version].checksum:
             raise SchemaError(
-                f"directory schema: version {version} in the database has checksum {checksum}, in this collection "
+                f"{name} schema: version {version} in the database has checksum {checksum}, in this collection "
                 f"{known[version].checksum}. A released migration must not change: use an unmodified collection."
             )
     todo = [migration for migration in migrations if migration.version not in applied]
     if applied and todo and todo[0].version < max(applied):
         raise SchemaError(
-            f"directory schema: the database is at version {max(applied)} but never got version {todo[0].version}. "
-            "Restore directory.schema_version from the backup; migrations run in order only."
+            f"{name} schema: the database is at version {max(applied)} but never got version {todo[0].version}. "
+            f"Restore {name}.schema_version from the backup; migrations run in order only."
         )
     return todo

@@ -108,32 +108,32 @@ def apply_cluster(admin: Any, steps: Sequence[cluster.Step]) -> None:
                 admin.execute(statement)
 
 
-def applied_versions(owner: Any) -> dict[int, str]:
-    """Checksums in directory.schema_version by version; empty when the schema does not exist."""
+def applied_versions(owner: Any, name: str = "directory") -> dict[int, str]:
+    """Checksums in the schema's schema_version by version; empty when the schema does not exist."""
     with translated("reading the schema's version"):
-        if owner.execute("SELECT to_regclass('directory.schema_version')").fetchone()[0] is None:
+        if owner.execute("SELECT to_regclass(%s)", (f"{name}.schema_version",)).fetchone()[0] is None:
             return {}
-        return dict(owner.execute("SELECT version, checksum FROM directory.schema_version").fetchall())
+        return dict(owner.execute(f"SELECT version, checksum FROM {name}.schema_version").fetchall())
 
 
-def migrate(owner: Any, migrations: Sequence[schema.Migration]) -> list[schema.Migration]:
+def migrate(owner: Any, migrations: Sequence[schema.Migration], name: str = "directory") -> list[schema.Migration]:
     """Runs what is pending, each in a transaction of its own under the lock, and returns it."""
     done = []
-    while todo := schema.pending(applied_versions(owner), migrations):
+    while todo := schema.pending(applied_versions(owner, name), migrations, name):
         with translated(f"migration {todo[0].version}"), owner.transaction():
             _lock(owner)
             # Read again under the lock: somebody else may have been faster.
-            for migration in schema.pending(applied_versions(owner), migrations)[:1]:
-                run_migration(owner, migration)
+            for migration in schema.pending(applied_versions(owner, name), migrations, name)[:1]:
+                run_migration(owner, migration, name)
                 done.append(migration)
     return done
 
 
-def run_migration(owner: Any, migration: schema.Migration) -> None:
-    """Runs one migration in the open transaction and records it."""
+def run_migration(owner: Any, migration: schema.Migration, name: str = "directory") -> None:
+    """Runs one migration in the open transaction and records it in the schema of this name."""
     owner.execute(migration.sql)
     owner.execute(
-        "INSERT INTO directory.schema_version (version, title, checksum) VALUES (%s, %s, %s)",
+        f"INSERT INTO {name}.schema_version (version, title, checksum) VALUES (%s, %s, %s)",
         (migration.version, migration.title, migration.checksum),
     )
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
 from ansible_collections.mailwright.server.plugins.module_utils.reports import addresses
+from ansible_collections.mailwright.server.plugins.module_utils.sending import keys
 
 from .errors import UNREADABLE, ModelError, Problems, Unreadable, key_shown, kind, shown
 from .repository import (
@@ -121,6 +122,17 @@ class Backup(TypedDict):
     credentials: dict[str, str]
 
 
+class ApiKey(TypedDict):
+    name: str
+    domain: str
+    scopes: list[str]
+    key: str
+
+
+class Api(TypedDict):
+    keys: list[ApiKey]
+
+
 class Domain(TypedDict):
     name: str
     enabled: bool
@@ -159,6 +171,7 @@ class Model(TypedDict):
     features: dict[str, bool]
     tls: Tls
     dns: Dns
+    api: Api | None
     reports_from: str
     backup: Backup | None
     domains: list[Domain]
@@ -265,6 +278,7 @@ class _Builder:
             "features": features,
             "tls": self.tls(values["mail_tls"], hostname, admin.address if admin else "", features),
             "dns": self.dns(values["mail_dns"], hostname),
+            "api": None if values["mail_api"] is None else {"keys": self.api_keys(values["mail_api"]["keys"])},
             "reports_from": self.reports_from(admin),
             "backup": None if values["mail_backup"] is None else self.backup(values["mail_backup"]),
             "domains": [self.domains[name] for name in sorted(self.domains)],
@@ -376,6 +390,29 @@ class _Builder:
             "resolvers": [resolver for resolver in resolvers if resolver is not None],
             "parked_domains": self.parked_domains(values["parked_domains"], hostname),
         }
+
+    def api_keys(self, entries: list[tuple[str, dict[str, Any] | None]]) -> list[ApiKey]:
+        found: dict[tuple[str, str], ApiKey] = {}
+        ids: dict[str, str] = {}
+        for path, entry in entries:
+            if entry is None:
+                continue
+            name = self.attempt(f"{path}.name", keys.check_name, entry["name"])
+            domain = self.attempt(f"{path}.domain", parse_domain, entry["domain"])
+            scopes = None
+            if not any(isinstance(scope, Unreadable) for scope in entry["scopes"]):
+                scopes = self.attempt(f"{path}.scopes", keys.check_scopes, entry["scopes"])
+            key = self.attempt(f"{path}.key", keys.parse, entry["key"])
+            if domain is not None and domain not in self.domains and not self.unsure_domains:
+                self.problems.error(f"{path}.domain", f"{shown(domain)} is not hosted here: write a domain that is")
+            if key is not None and ids.setdefault(key.id, path) != path:
+                self.problems.error(f"{path}.key", f"begins as the one at {ids[key.id]} does: make another one")
+            if name is None or domain is None or scopes is None or key is None:
+                continue
+            if (domain, name) in found:
+                self.problems.error(f"{path}.name", f"{shown(name)} is already a key of {domain}: write another name")
+            found[domain, name] = {"name": name, "domain": domain, "scopes": scopes, "key": key.text}
+        return [found[where] for where in sorted(found)]
 
     def parked_domains(self, values: list[object], hostname: str) -> list[str]:
         """Names that have no mail; one that has some is a mistake."""

@@ -398,6 +398,44 @@ BACKUP_OPTIONS: Options = {
     "rest": {"type": "dict", "options": BACKUP_REST_OPTIONS, "description": "How to log in at a rest-server."},
 }
 
+API_KEY_OPTIONS: Options = {
+    "name": {"type": "str", "required": True, "description": "What the key is called; once for each domain."},
+    "domain": {
+        "type": "str",
+        "required": True,
+        "description": "The hosted domain that the key is for. It sees and sends for no other.",
+    },
+    "scopes": {
+        "type": "list",
+        "elements": "str",
+        "default": [],
+        "description": [
+            "What the key may do; everything else is denied.",
+            "C(emails.write) sends, C(emails.read) sees messages and events; the others are C(api_keys.read),",
+            "C(api_keys.write), C(domains.read), C(suppressions.read) and C(suppressions.write).",
+        ],
+    },
+    "key": {
+        "type": "str",
+        "required": True,
+        "no_log": True,
+        "description": [
+            "The key itself, which belongs in a vault; the host stores its hash.",
+            "Make one with M(mailwright.server.api_key#module), or as the page on the sending API shows.",
+        ],
+    },
+}
+
+API_OPTIONS: Options = {
+    "keys": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": API_KEY_OPTIONS,
+        "description": "Keys that the inventory owns. Those made by the API or by the module are left alone.",
+    },
+}
+
 OPTIONS: Options = {
     "mail_hostname": {
         "type": "str",
@@ -446,6 +484,14 @@ OPTIONS: Options = {
         "default": {},
         "options": DNS_OPTIONS,
         "description": "Where the DNS records are published. By hand when not set.",
+    },
+    "mail_api": {
+        "type": "dict",
+        "options": API_OPTIONS,
+        "description": [
+            "Offer the sending API at C(https://<mail_hostname>/api/v1). C({}) does it without a key.",
+            "Nothing of it is installed when not set.",
+        ],
     },
     "mail_backup": {
         "type": "dict",

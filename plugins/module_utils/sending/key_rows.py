@@ -1,0 +1,72 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Keys as rows: what the inventory wants against what the database has (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from . import keys
+
+INVENTORY, API = "inventory", "api"
+Place = tuple[str, str]  # domain and name
+
+
+class Row(NamedTuple):
+    """A row of api.key."""
+
+    id: str
+    domain: str
+    name: str
+    hash: bytes
+    scopes: tuple[str, ...]
+    owner: str
+
+    @property
+    def place(self) -> Place:
+        return self.domain, self.name
+
+    def __str__(self) -> str:
+        return f"key {self.domain} {self.name!a} id={self.id} scopes={','.join(self.scopes)}"
+
+
+class Plan(NamedTuple):
+    """Rows to remove, then rows to add. A changed key is both."""
+
+    remove: list[Row]
+    add: list[Row]
+
+
+def row(domain: str, name: str, scopes: Iterable[str], key: keys.Key, owner: str) -> Row:
+    """The row of a key."""
+    return Row(key.id, domain, name, key.digest, tuple(scopes), owner)
+
+
+def wanted(declared: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """The rows of the model's keys. Raises ValueError."""
+    return [
+        row(
+            entry["domain"],
+            keys.check_name(entry["name"]),
+            keys.check_scopes(entry["scopes"]),
+            keys.parse(entry["key"]),
+            INVENTORY,
+        )
+        for entry in declared
+    ]
+
+
+def conflicts(found: Iterable[Row], rows: Iterable[Row]) -> list[str]:
+    """Keys that the inventory wants and that were made by the API or by the module."""
+    foreign = [known for known in found if known.owner != INVENTORY]
+    places, ids = {known.place for known in foreign}, {known.id for known in foreign}
+    return [f"{want}: exists, owned by the API" for want in rows if want.place in places or want.id in ids]
+
+
+def plan(found: Iterable[Row], rows: Iterable[Row]) -> Plan:
+    """What makes the inventory's keys those of the model, and leaves the others alone."""
+    own = {known for known in found if known.owner == INVENTORY}
+    want = set(rows)
+    return Plan(sorted(own - want), sorted(want - own))

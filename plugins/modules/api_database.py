@@ -1,0 +1,201 @@
+#!/usr/bin/python
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: api_database
+short_description: Keep the sending API's database roles, schema and declared keys
+version_added: "0.1.0"
+author: mailwright contributors (@mailwright)
+description:
+  - Makes sure that the roles C(mailwright_api) and C(mailwright_dispatch) exist, runs the migrations of the schema
+    C(api) that the directory's database lacks, and brings the keys that the inventory owns in line.
+  - Keys that were made by the API or by M(mailwright.server.api_key) are never changed or removed.
+    A wanted key that has the name of one of those is an error.
+  - The database and its owner must exist; M(mailwright.server.directory) creates them.
+  - Connects by Unix socket and peer authentication as C(postgres) and as C(mailwright), so it runs as root.
+options:
+  keys:
+    description: Keys of the normalised model, with C(name), C(domain), C(scopes) and C(key).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: What the key is called, once for each domain.
+        type: str
+        required: true
+      domain:
+        description: The hosted domain that it is for.
+        type: str
+        required: true
+      scopes:
+        description: What it may do.
+        type: list
+        elements: str
+        required: true
+      key:
+        description: The key itself. Its hash is stored.
+        type: str
+        required: true
+  socket:
+    description: Directory of the server's Unix socket.
+    type: path
+    default: /var/run/postgresql
+  dbname:
+    description: Name of the directory's database.
+    type: str
+    default: mailwright
+attributes:
+  check_mode:
+    description: Lists every role, migration and key, also on a host without PostgreSQL. Writes nothing.
+    support: full
+  diff_mode:
+    description: One line for each of them; of a key its id, never the key or its hash.
+    support: full
+seealso:
+  - module: mailwright.server.directory
+  - module: mailwright.server.api_key
+"""
+
+EXAMPLES = r"""
+- name: Bring the sending API's database in line with the inventory
+  mailwright.server.api_database:
+    keys: "{{ mail_model.api['keys'] }}"
+"""
+
+RETURN = r"""
+rows:
+  description: The plan that was carried out, or would be.
+  returned: success
+  type: list
+  elements: str
+  sample: ["+ key acme.test 'shop' id=3f2a9c51e07b scopes=emails.read,emails.write"]
+schema_version:
+  description: Version of the schema afterwards.
+  returned: success
+  type: int
+  sample: 1
+"""
+
+from typing import Any, NamedTuple
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mailwright.server.plugins.module_utils.directory import cluster, store
+from ansible_collections.mailwright.server.plugins.module_utils.directory import schema as directory_schema
+from ansible_collections.mailwright.server.plugins.module_utils.sending import key_rows, schema
+from ansible_collections.mailwright.server.plugins.module_utils.sending import store as sending_store
+
+GUESTS = (schema.SERVICE, schema.DISPATCHER)
+
+
+class Outcome(NamedTuple):
+    """What was done, or would be: removed and added lines."""
+
+    removed: list[str]
+    added: list[str]
+
+
+class RefusedError(Exception):
+    """The plan may not be carried out."""
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "keys": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "no_log": False,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "domain": {"type": "str", "required": True},
+                    "scopes": {"type": "list", "elements": "str", "required": True},
+                    "key": {"type": "str", "required": True, "no_log": True},
+                },
+            },
+            "socket": {"type": "path", "default": "/var/run/postgresql"},
+            "dbname": {"type": "str", "default": "mailwright"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        cluster.database_name(module.params["dbname"])
+        wanted = key_rows.wanted(module.params.pop("keys"))
+        outcome = examine(module, wanted) if module.check_mode else apply(module.params, wanted)
+    except (ValueError, store.StoreError, directory_schema.SchemaError, RefusedError) as error:
+        module.fail_json(msg=str(error))
+    result: dict[str, Any] = {
+        "changed": bool(outcome.removed or outcome.added),
+        "rows": [f"- {line}" for line in outcome.removed] + [f"+ {line}" for line in outcome.added],
+        "schema_version": schema.MIGRATIONS[-1].version,
+    }
+    if module._diff:
+        result["diff"] = {
+            "before_header": "api",
+            "after_header": "api",
+            "before": "".join(f"{line}\n" for line in outcome.removed),
+            "after": "".join(f"{line}\n" for line in outcome.added),
+        }
+    module.exit_json(**result)
+
+
+def examine(module: AnsibleModule, wanted: list[key_rows.Row]) -> Outcome:
+    """The plan of an apply. What cannot be reached counts as absent."""
+    params = module.params
+    roles: dict[str, cluster.Role] = {}
+    databases: dict[str, cluster.Database] = {}
+    found: list[key_rows.Row] = []
+    applied: dict[int, str] = {}
+    try:
+        with store.connect(params["socket"], store.ADMIN, store.ADMIN) as admin:
+            roles, databases = store.read_cluster(admin)
+    except store.UnavailableError as error:
+        if store.server_exists(params["socket"]):
+            module.warn(f"The plan takes the API's database as empty: {error}")
+    if cluster.OWNER in roles and params["dbname"] in databases:
+        with store.connect(params["socket"], params["dbname"], cluster.OWNER) as owner:
+            applied = store.applied_versions(owner, schema.NAME)
+            if applied:
+                found = sending_store.read_keys(owner)
+    steps = cluster.guest_steps(roles, databases, params["dbname"], GUESTS)
+    migrations = directory_schema.pending(applied, schema.MIGRATIONS, schema.NAME)
+    return outcome(steps, migrations, checked_plan(found, wanted))
+
+
+def apply(params: dict[str, Any], wanted: list[key_rows.Row]) -> Outcome:
+    """Brings roles, schema and keys in line."""
+    with store.connect(params["socket"], store.ADMIN, store.ADMIN) as admin:
+        store.take_run_lock(admin)
+        steps = cluster.guest_steps(*store.read_cluster(admin), params["dbname"], GUESTS)
+        store.apply_cluster(admin, steps)
+        with store.connect(params["socket"], params["dbname"], cluster.OWNER) as owner:
+            migrations = store.migrate(owner, schema.MIGRATIONS, schema.NAME)
+            todo = checked_plan(sending_store.read_keys(owner), wanted)
+            sending_store.write_keys(owner, todo)
+    return outcome(steps, migrations, todo)
+
+
+def checked_plan(found: list[key_rows.Row], wanted: list[key_rows.Row]) -> key_rows.Plan:
+    """The plan of the keys, if it may be carried out. Raises RefusedError."""
+    conflicts = key_rows.conflicts(found, wanted)
+    if conflicts:
+        raise RefusedError("The inventory and the API disagree; no key was changed:\n" + "\n".join(conflicts))
+    return key_rows.plan(found, wanted)
+
+
+def outcome(steps: list[cluster.Step], migrations: list[directory_schema.Migration], todo: key_rows.Plan) -> Outcome:
+    """The plan as lines, in the order in which it is carried out."""
+    added = [step.after for step in steps]
+    added += [f"migration {schema.NAME} {migration.version} {migration.title}" for migration in migrations]
+    removed = [step.before for step in steps if step.before is not None]
+    return Outcome(removed + [str(row) for row in todo.remove], added + [str(row) for row in todo.add])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,316 @@
+# Managed by mailwright: changes are overwritten.
+"""The dispatcher's database. Each method is one short transaction; none is open while SMTP is spoken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import psycopg
+from ansible_collections.mailwright.server.plugins.module_utils.sending import dsn, postfix_log, suppression
+from psycopg_pool import AsyncConnectionPool
+
+from .settings import DATABASE
+
+LOCK = 0x6D617069
+
+
+class Job(NamedTuple):
+    """A recipient under lease. deadline is on the loop's clock."""
+
+    id: UUID
+    message: UUID
+    domain: str
+    address: str
+    token: str
+    attempt: int
+    deadline: float
+
+
+class HandedOver(NamedTuple):
+    """Postfix answered 250."""
+
+    job: Job
+    queue_id: str
+
+
+class Postponed(NamedTuple):
+    """Postfix certainly did not take it, and may later. counts: the attempt was one, and the next waits longer."""
+
+    job: Job
+    code: str
+    detail: str
+    counts: bool
+
+
+class Rejected(NamedTuple):
+    """Postfix or the filter will never take it."""
+
+    job: Job
+    code: str
+    detail: str
+
+
+Result = HandedOver | Postponed | Rejected
+
+
+class Seen(NamedTuple):
+    """A delivery in the log, where and when."""
+
+    delivery: postfix_log.Delivery
+    cursor: str
+    at: datetime
+
+
+class Outbox:
+    """A pool of connections as the role mailwright_dispatch."""
+
+    def __init__(self, connections: int) -> None:
+        self.conninfo = f"{DATABASE} user=mailwright_dispatch"
+        self.pool = AsyncConnectionPool(
+            self.conninfo, min_size=2, max_size=connections, timeout=30, open=False, kwargs={"autocommit": True}
+        )
+        # The recorder and the follower change the same rows; one at a time they cannot block each other.
+        self.writing = asyncio.Lock()
+
+    async def open(self) -> None:
+        await self.pool.open()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """While open, no other dispatcher works: an older one may still be ending. Raises TimeoutError."""
+        async with await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True) as connection:
+            async with asyncio.timeout(60):
+                await connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
+            yield
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Any]:
+        async with self.pool.connection() as connection, connection.transaction():
+            yield connection
+
+    async def lease(self, most: int, seconds: float, deadline: float) -> list[Job]:
+        """Take what is due."""
+        async with self._transaction() as connection:
+            cursor = await connection.execute(
+                "UPDATE api.recipient SET status = 'sending', attempts = attempts + 1, changed_at = now(), "
+                "leased_until = now() + make_interval(secs => %s) WHERE id IN ("
+                "SELECT id FROM api.recipient WHERE status = 'queued' AND not_before <= now() "
+                "ORDER BY not_before LIMIT %s FOR UPDATE SKIP LOCKED) "
+                "RETURNING id, message, domain, address, token, attempts",
+                (seconds, most),
+            )
+            return [
+                Job(id_, message, domain, address, token, attempt, deadline)
+                for id_, message, domain, address, token, attempt in await cursor.fetchall()
+            ]
+
+    async def content(self, message: UUID) -> bytes:
+        """The message."""
+        async with self.pool.connection() as connection:
+            cursor = await connection.execute("SELECT content FROM api.message WHERE id = %s", (message,))
+            return bytes((await cursor.fetchone())[0])
+
+    async def record(self, results: Sequence[Result]) -> None:
+        """Write down what Postfix said. Done twice, it changes nothing more."""
+        handed = [result for result in results if isinstance(result, HandedOver)]
+        postponed = [result for result in results if isinstance(result, Postponed)]
+        rejected = [result for result in results if isinstance(result, Rejected)]
+        async with self.writing, self._transaction() as connection:
+            await _adopt(connection, [(result.job.token, result.queue_id) for result in handed])
+            if postponed:
+                # the attempt's number fences off a lease that ran out meanwhile
+                await connection.execute(
+                    "UPDATE api.recipient r SET status = 'queued', leased_until = NULL, changed_at = now(), "
+                    "attempts = CASE WHEN p.counts THEN r.attempts ELSE r.attempts - 1 END, "
+                    "not_before = now() + CASE WHEN p.counts "
+                    "THEN least(interval '30 seconds' * 2 ^ least(p.attempt - 1, 10), interval '15 minutes') "
+                    "ELSE interval '2 seconds' END "
+                    "FROM unnest(%s::uuid[], %s::int[], %s::boolean[]) AS p(id, attempt, counts) "
+                    "WHERE r.id = p.id AND r.attempts = p.attempt AND r.status = 'sending'",
+                    (
+                        [result.job.id for result in postponed],
+                        [result.job.attempt for result in postponed],
+                        [result.counts for result in postponed],
+                    ),
+                )
+            if rejected:
+                await connection.execute(
+                    "WITH r AS (UPDATE api.recipient r SET status = 'rejected', leased_until = NULL, "
+                    "changed_at = now() "
+                    "FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[]) AS p(id, attempt, code, detail) "
+                    "WHERE r.id = p.id AND r.attempts = p.attempt AND r.status = 'sending' "
+                    "RETURNING r.*, p.code, p.detail) "
+                    "INSERT INTO api.event (domain, message, recipient, kind, address, code, detail) "
+                    "SELECT domain, message, id, 'rejected', address, code, detail FROM r ON CONFLICT DO NOTHING",
+                    (
+                        [result.job.id for result in rejected],
+                        [result.job.attempt for result in rejected],
+                        [result.code for result in rejected],
+                        [result.detail for result in rejected],
+                    ),
+                )
+
+    async def position(self) -> str | None:
+        """Where reading the log goes on; None before the first time."""
+        async with self.pool.connection() as connection:
+            cursor = await connection.execute("SELECT cursor FROM api.log_position")
+            row = await cursor.fetchone()
+        return None if row is None else str(row[0])
+
+    async def begin(self, cursor: str) -> None:
+        """Begin reading the log here."""
+        async with self._transaction() as connection:
+            await connection.execute(
+                "INSERT INTO api.log_position (cursor, read_at) VALUES (%s, now()) ON CONFLICT DO NOTHING", (cursor,)
+            )
+
+    async def follow(
+        self, queued: Sequence[postfix_log.Queued], seen: Sequence[Seen], cursor: str | None
+    ) -> list[tuple[str, str, str]]:
+        """Write down what the log says, and how far it was read, together.
+
+        Gives recipients that Postfix has a second queue file for (token, first and second queue id): there are none.
+        """
+        async with self.writing, self._transaction() as connection:
+            twice = await _adopt(connection, [(entry.token, entry.queue_id) for entry in queued])
+            await _record_deliveries(connection, seen)
+            await connection.execute(
+                "UPDATE api.log_position SET cursor = coalesce(%s, cursor), read_at = now()", (cursor,)
+            )
+        return twice
+
+    async def bounced_late(self, token: str, report: dsn.Report) -> None:
+        """A report from elsewhere that the message was not delivered after all."""
+        if report.action != "failed":
+            return
+        async with self.writing, self._transaction() as connection:
+            cursor = await connection.execute(
+                "WITH r AS (UPDATE api.recipient SET status = 'bounced', changed_at = now() "
+                "WHERE token = %s AND status NOT IN ('bounced', 'expired') RETURNING *) "
+                "INSERT INTO api.event (domain, message, recipient, kind, address, relay, code, detail, source) "
+                "SELECT domain, message, id, 'bounced', address, %s, %s, %s, 'report' FROM r ON CONFLICT DO NOTHING "
+                "RETURNING domain, address",
+                (token, report.reporter[:255], report.code, report.detail),
+            )
+            row = await cursor.fetchone()
+            reason = suppression.reason(report.code)
+            if row is not None and reason is not None:
+                await _suppress(connection, [(row[0], row[1], reason, report.detail)])
+
+    async def overdue(self) -> dict[str, UUID]:
+        """Recipients whose lease ran out, by token: a dispatcher died, or an answer never came."""
+        async with self.pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT token, id FROM api.recipient WHERE status = 'sending' AND leased_until < now()"
+            )
+            return dict(await cursor.fetchall())
+
+    async def release(self, recipients: Sequence[UUID]) -> int:
+        """Let these be sent, of which Postfix certainly has nothing."""
+        async with self.writing, self._transaction() as connection:
+            cursor = await connection.execute(
+                "UPDATE api.recipient SET status = 'queued', leased_until = NULL, changed_at = now() "
+                "WHERE id = ANY(%s) AND status = 'sending' AND leased_until < now() AND queue_id IS NULL",
+                (list(recipients),),
+            )
+            return int(cursor.rowcount)
+
+    async def prune(self, keep_days: int) -> int:
+        """Forget what is old and finished; what is not finished stays, however old it is."""
+        async with self._transaction() as connection:
+            await connection.execute("DELETE FROM api.idempotency WHERE created_at < now() - interval '24 hours'")
+            cursor = await connection.execute(
+                "DELETE FROM api.message WHERE id IN (SELECT id FROM api.message m "
+                "WHERE created_at < now() - make_interval(days => %s) AND NOT EXISTS ("
+                "SELECT FROM api.recipient r WHERE r.message = m.id "
+                "AND r.status IN ('queued', 'sending', 'handed_over', 'deferred')) LIMIT 500)",
+                (keep_days,),
+            )
+            return int(cursor.rowcount)
+
+
+async def _adopt(connection: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    """Note the queue ids by the tokens, whichever of the SMTP answer and the log is first to tell."""
+    if not pairs:
+        return []
+    columns = [list(column) for column in zip(*sorted(set(pairs)), strict=True)]
+    await connection.execute(
+        "WITH r AS (UPDATE api.recipient r SET queue_id = q.queue_id, leased_until = NULL, changed_at = now(), "
+        "status = CASE WHEN r.status IN ('queued', 'sending') THEN 'handed_over' ELSE r.status END "
+        "FROM unnest(%s::text[], %s::text[]) AS q(token, queue_id) WHERE r.token = q.token AND r.queue_id IS NULL "
+        "RETURNING r.*) "
+        "INSERT INTO api.event (domain, message, recipient, kind, address, queue_id) "
+        "SELECT domain, message, id, 'handed_over', address, queue_id FROM r ON CONFLICT DO NOTHING",
+        columns,
+    )
+    cursor = await connection.execute(
+        "SELECT r.token, r.queue_id, q.queue_id FROM api.recipient r "
+        "JOIN unnest(%s::text[], %s::text[]) AS q(token, queue_id) ON r.token = q.token WHERE r.queue_id <> q.queue_id",
+        columns,
+    )
+    return [(row[0], row[1], row[2]) for row in await cursor.fetchall()]
+
+
+async def _record_deliveries(connection: Any, seen: Sequence[Seen]) -> None:
+    if not seen:
+        return
+    cursor = await connection.execute(
+        "SELECT queue_id, id, message, domain, address FROM api.recipient WHERE queue_id = ANY(%s)",
+        (list({entry.delivery.queue_id for entry in seen}),),
+    )
+    known = {row[0]: row[1:] for row in await cursor.fetchall()}
+    rows, suppressed, expired = [], [], set()
+    for entry in seen:
+        if entry.delivery.queue_id not in known:
+            continue
+        recipient, message, domain, wanted = known[entry.delivery.queue_id]
+        delivery = entry.delivery
+        address = delivery.address or wanted
+        # only a delay may come more than once for the same address
+        source = entry.cursor if delivery.outcome == "deferred" else address
+        rows.append(
+            (domain, message, recipient, delivery.outcome, entry.at, address, delivery.queue_id, delivery.relay,
+             delivery.code, delivery.detail, source)
+        )  # fmt: skip
+        reason = suppression.reason(delivery.code) if delivery.outcome == "bounced" else None
+        # not when an alias led elsewhere: the address that was written to is a good one
+        if reason is not None and address.lower() == wanted.lower():
+            suppressed.append((domain, wanted, reason, delivery.detail))
+        if delivery.outcome == "expired":
+            expired.add((domain, wanted))
+    if not rows:
+        return
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    # the status follows the order of the log, and a delay is no news after an end
+    await connection.execute(
+        "WITH new AS (INSERT INTO api.event (domain, message, recipient, kind, at, address, queue_id, relay, code, "
+        "detail, source) SELECT * FROM unnest(%s::text[], %s::uuid[], %s::uuid[], %s::text[], %s::timestamptz[], "
+        "%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[]) ON CONFLICT DO NOTHING "
+        "RETURNING id, recipient, kind), last AS (SELECT DISTINCT ON (recipient) recipient, kind FROM new "
+        "ORDER BY recipient, kind = 'deferred', id DESC) "
+        "UPDATE api.recipient r SET status = last.kind, changed_at = now() FROM last WHERE r.id = last.recipient "
+        "AND (last.kind <> 'deferred' OR r.status IN ('queued', 'sending', 'handed_over', 'deferred'))",
+        columns,
+    )
+    await _suppress(connection, suppressed)
+    for domain, address in sorted(expired):
+        await connection.execute(
+            "INSERT INTO api.suppression (domain, address, reason) SELECT %s, lower(%s), 'expired' WHERE %s <= "
+            "(SELECT count(*) FROM api.event e JOIN api.recipient r ON r.id = e.recipient "
+            "WHERE e.domain = %s AND e.kind = 'expired' AND lower(r.address) = lower(%s)) ON CONFLICT DO NOTHING",
+            (domain, address, suppression.EXPIRED_LIMIT, domain, address),
+        )
+
+
+async def _suppress(connection: Any, rows: Sequence[tuple[str, str, str, str]]) -> None:
+    for domain, address, reason, detail in rows:
+        await connection.execute(
+            "INSERT INTO api.suppression (domain, address, reason, detail) VALUES (%s, lower(%s), %s, %s) "
+            "ON CONFLICT DO NOTHING",
+            (domain, address, reason, detail),
+        )

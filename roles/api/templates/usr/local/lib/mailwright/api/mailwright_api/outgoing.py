@@ -1,0 +1,24 @@
+# Managed by mailwright: changes are overwritten.
+"""What the web service hands to its store."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from uuid import UUID
+
+from ansible_collections.mailwright.server.plugins.module_utils.sending.compose import Composed
+
+
+class Idempotency(NamedTuple):
+    """The caller's key for a request, and the request's hash."""
+
+    key: str
+    request: bytes
+
+
+class Outgoing(NamedTuple):
+    """A composed message with its identifiers."""
+
+    id: UUID
+    message_id: str
+    composed: Composed

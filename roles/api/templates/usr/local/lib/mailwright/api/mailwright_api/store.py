@@ -1,0 +1,306 @@
+# Managed by mailwright: changes are overwritten.
+"""The web service's database. Each method is one transaction that sees one domain's rows, by row-level security."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from ansible_collections.mailwright.server.plugins.module_utils.sending import ids, key_rows, keys
+from ansible_collections.mailwright.server.plugins.module_utils.sending.envelope import new_token
+from psycopg_pool import AsyncConnectionPool
+
+from . import problems
+from .outgoing import Idempotency, Outgoing
+from .settings import DATABASE
+
+CONNECTIONS = 6
+
+
+class Store:
+    """A pool of connections as the role mailwright_api."""
+
+    def __init__(self) -> None:
+        self.pool = AsyncConnectionPool(
+            f"{DATABASE} user=mailwright_api",
+            min_size=2,
+            max_size=CONNECTIONS,
+            timeout=5,
+            open=False,
+            kwargs={"autocommit": True},
+        )
+
+    async def open(self) -> None:
+        await self.pool.open()
+
+    async def close(self) -> None:
+        await self.pool.close()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        try:
+            async with self.pool.connection() as connection:
+                yield connection
+        # the server's own words may quote rows
+        except psycopg.OperationalError as error:
+            raise problems.unavailable() from error
+
+    @asynccontextmanager
+    async def _domain(self, domain: str) -> AsyncIterator[Any]:
+        """A transaction that sees the domain's rows."""
+        async with self._connection() as connection, connection.transaction():
+            await connection.execute("SELECT set_config('api.domain', %s, true)", (domain,))
+            yield connection
+
+    async def find_key(self, key_id: str) -> tuple[str, list[str], bytes] | None:
+        """Domain, scopes and hash of a key."""
+        async with self._connection() as connection:
+            cursor = await connection.execute("SELECT domain, scopes, hash FROM api.find_key(%s)", (key_id,))
+            row = await cursor.fetchone()
+        return None if row is None else (row[0], row[1], bytes(row[2]))
+
+    async def accept(
+        self, domain: str, key_id: str, messages: Sequence[Outgoing], idempotency: Idempotency | None, respond: Any
+    ) -> tuple[dict[str, Any], bool]:
+        """Store the messages, whole or not at all; gives the response and whether it is that of an earlier request.
+
+        respond makes the response from the suppressed addresses. It is stored with the idempotency key.
+        """
+        async with self._domain(domain) as connection:
+            if idempotency is not None:
+                earlier = await self._earlier(connection, domain, idempotency)
+                if earlier is not None:
+                    return earlier, True
+            addresses = {address.lower() for message in messages for address in message.composed.recipients}
+            cursor = await connection.execute(
+                "SELECT address FROM api.suppression WHERE domain = %s AND address = ANY(%s)", (domain, list(addresses))
+            )
+            suppressed = {row[0] for row in await cursor.fetchall()}
+            recipients = [
+                (ids.new_id(), message.id, address, new_token(), address.lower() in suppressed)
+                for message in messages
+                for address in message.composed.recipients
+            ]
+            response: dict[str, Any] = respond(suppressed)
+            async with connection.pipeline():
+                await connection.execute(
+                    "INSERT INTO api.message (id, domain, key_id, message_id, sender, subject, content) "
+                    "SELECT m.id, %s, %s, m.message_id, m.sender, m.subject, m.content "
+                    "FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::bytea[]) "
+                    "AS m(id, message_id, sender, subject, content)",
+                    (
+                        domain,
+                        key_id,
+                        [message.id for message in messages],
+                        [message.message_id for message in messages],
+                        [message.composed.sender for message in messages],
+                        [message.composed.subject for message in messages],
+                        [message.composed.content for message in messages],
+                    ),
+                )
+                columns: list[list[Any]] = [list(column) for column in zip(*recipients, strict=True)] or [[]] * 5
+                await connection.execute(
+                    "INSERT INTO api.recipient (id, message, domain, address, token, status) "
+                    "SELECT r.id, r.message, %s, r.address, r.token, "
+                    "CASE WHEN r.suppressed THEN 'suppressed' ELSE 'queued' END "
+                    "FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::boolean[]) "
+                    "AS r(id, message, address, token, suppressed)",
+                    (domain, *columns),
+                )
+                await connection.execute(
+                    "INSERT INTO api.event (domain, message, recipient, kind, address) "
+                    "SELECT %s, r.message, r.id, CASE WHEN r.suppressed THEN 'suppressed' ELSE 'accepted' END, "
+                    "r.address FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::boolean[]) "
+                    "AS r(id, message, address, suppressed)",
+                    (domain, columns[0], columns[1], columns[2], columns[4]),
+                )
+                if idempotency is not None:
+                    await connection.execute(
+                        "UPDATE api.idempotency SET response = %s WHERE domain = %s AND key = %s",
+                        (json.dumps(response), domain, idempotency.key),
+                    )
+        return response, False
+
+    async def _earlier(self, connection: Any, domain: str, idempotency: Idempotency) -> dict[str, Any] | None:
+        """Take the key for this request, or the response of the request that took it. Waits for one under way."""
+        await connection.execute(
+            "DELETE FROM api.idempotency WHERE domain = %s AND key = %s AND created_at < now() - interval '24 hours'",
+            (domain, idempotency.key),
+        )
+        cursor = await connection.execute(
+            "INSERT INTO api.idempotency (domain, key, request) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+            (domain, idempotency.key, idempotency.request),
+        )
+        if cursor.rowcount == 1:
+            return None
+        cursor = await connection.execute(
+            "SELECT request, response FROM api.idempotency WHERE domain = %s AND key = %s", (domain, idempotency.key)
+        )
+        row = await cursor.fetchone()
+        if row is None or row[1] is None:
+            raise problems.unavailable()
+        if bytes(row[0]) != idempotency.request:
+            raise problems.ApiError(
+                409, "idempotency_mismatch", "This Idempotency-Key was used for another request in the last 24 hours."
+            )
+        response: dict[str, Any] = row[1]
+        return response
+
+    async def emails(
+        self, domain: str, limit: int, after: UUID | None = None, only: UUID | None = None
+    ) -> list[dict[str, Any]]:
+        """Messages older than that one with their recipients, newest first."""
+        async with self._domain(domain) as connection:
+            cursor = await connection.execute(
+                "SELECT id, message_id, sender, subject, created_at FROM api.message WHERE domain = %(domain)s "
+                "AND (%(after)s::uuid IS NULL OR id < %(after)s) AND (%(only)s::uuid IS NULL OR id = %(only)s) "
+                "ORDER BY id DESC LIMIT %(limit)s",
+                {"domain": domain, "after": after, "only": only, "limit": limit},
+            )
+            found = {
+                row[0]: {
+                    "id": row[0], "message_id": row[1], "sender": row[2], "subject": row[3], "created_at": row[4],
+                    "recipients": [],
+                }
+                for row in await cursor.fetchall()
+            }  # fmt: skip
+            cursor = await connection.execute(
+                "SELECT message, address, status, attempts, changed_at FROM api.recipient "
+                "WHERE message = ANY(%s) ORDER BY id",
+                (list(found),),
+            )
+            for message, address, status, attempts, changed_at in await cursor.fetchall():
+                found[message]["recipients"].append(
+                    {"address": address, "status": status, "attempts": attempts, "changed_at": changed_at}
+                )
+        return list(found.values())
+
+    async def content(self, domain: str, email: UUID) -> bytes | None:
+        """The message as it is sent, before the signature."""
+        async with self._domain(domain) as connection:
+            cursor = await connection.execute(
+                "SELECT content FROM api.message WHERE domain = %s AND id = %s", (domain, email)
+            )
+            row = await cursor.fetchone()
+        return None if row is None else bytes(row[0])
+
+    async def events(
+        self, domain: str, limit: int, after: int = 0, email: UUID | None = None
+    ) -> list[dict[str, Any]] | None:
+        """Events after that one, oldest first; None when the message does not exist."""
+        async with self._domain(domain) as connection:
+            if email is not None:
+                cursor = await connection.execute(
+                    "SELECT 1 FROM api.message WHERE domain = %s AND id = %s", (domain, email)
+                )
+                if await cursor.fetchone() is None:
+                    return None
+            cursor = await connection.execute(
+                "SELECT e.id, e.message, e.kind, e.at, r.address, e.address, e.relay, e.code, e.detail "
+                "FROM api.event e JOIN api.recipient r ON r.id = e.recipient "
+                "WHERE e.domain = %(domain)s AND e.id > %(after)s "
+                "AND (%(email)s::uuid IS NULL OR e.message = %(email)s) ORDER BY e.id LIMIT %(limit)s",
+                {"domain": domain, "after": after, "email": email, "limit": limit},
+            )
+            names = ("id", "email", "kind", "at", "recipient", "address", "relay", "code", "detail")
+            return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
+
+    async def suppressions(
+        self, domain: str, limit: int, after: str = "", only: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Suppressed addresses after that one, by address."""
+        async with self._domain(domain) as connection:
+            cursor = await connection.execute(
+                "SELECT address, reason, detail, created_at FROM api.suppression WHERE domain = %(domain)s "
+                "AND address > %(after)s AND (%(only)s::text IS NULL OR address = %(only)s) "
+                "ORDER BY address LIMIT %(limit)s",
+                {"domain": domain, "after": after, "only": only, "limit": limit},
+            )
+            names = ("address", "reason", "detail", "created_at")
+            return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
+
+    async def suppress(self, domain: str, address: str) -> None:
+        """Add an address by hand; one that is there already stays as it is."""
+        async with self._domain(domain) as connection:
+            await connection.execute(
+                "INSERT INTO api.suppression (domain, address, reason) VALUES (%s, %s, 'manual') "
+                "ON CONFLICT DO NOTHING",
+                (domain, address),
+            )
+
+    async def lift_suppression(self, domain: str, address: str) -> bool:
+        """Whether it was there."""
+        async with self._domain(domain) as connection:
+            cursor = await connection.execute(
+                "DELETE FROM api.suppression WHERE domain = %s AND address = %s", (domain, address)
+            )
+        return bool(cursor.rowcount)
+
+    async def list_keys(self, domain: str, only: str | None = None) -> list[dict[str, Any]]:
+        """The domain's keys, oldest first, without their hashes."""
+        async with self._domain(domain) as connection:
+            cursor = await connection.execute(
+                "SELECT id, name, domain, scopes, owner, created_at FROM api.key WHERE domain = %s "
+                "AND (%s::text IS NULL OR id = %s) ORDER BY created_at, id",
+                (domain, only, only),
+            )
+            names = ("id", "name", "domain", "scopes", "owner", "created_at")
+            return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
+
+    async def add_key(self, domain: str, name: str, scopes: list[str]) -> tuple[keys.Key, datetime]:
+        """Make a key."""
+        made = keys.generate()
+        row = key_rows.row(domain, name, scopes, made, key_rows.API)
+        try:
+            async with self._domain(domain) as connection:
+                cursor = await connection.execute(
+                    "INSERT INTO api.key (id, domain, name, hash, scopes, owner) VALUES (%s, %s, %s, %s, %s, %s) "
+                    "RETURNING created_at",
+                    (row.id, domain, name, row.hash, list(row.scopes), row.owner),
+                )
+                created_at: datetime = (await cursor.fetchone())[0]
+        except psycopg.errors.UniqueViolation as error:
+            raise _name_taken() from error
+        return made, created_at
+
+    async def change_key(self, domain: str, key_id: str, name: str | None, scopes: list[str] | None) -> None:
+        """Change what is not None."""
+        try:
+            async with self._domain(domain) as connection:
+                await connection.execute(
+                    "UPDATE api.key SET name = coalesce(%s, name), scopes = coalesce(%s, scopes) "
+                    "WHERE domain = %s AND id = %s AND owner = 'api'",
+                    (name, scopes, domain, key_id),
+                )
+        except psycopg.errors.UniqueViolation as error:
+            raise _name_taken() from error
+
+    async def remove_key(self, domain: str, key_id: str) -> None:
+        """From now on it opens nothing."""
+        async with self._domain(domain) as connection:
+            await connection.execute(
+                "DELETE FROM api.key WHERE domain = %s AND id = %s AND owner = 'api'", (domain, key_id)
+            )
+
+    async def log_age(self) -> float | None:
+        """Seconds since the dispatcher last looked at Postfix's log; None when it never did."""
+        async with asyncio.timeout(10), self._connection() as connection:
+            cursor = await connection.execute("SELECT extract(epoch FROM now() - read_at) FROM api.log_position")
+            row = await cursor.fetchone()
+        return None if row is None else float(row[0])
+
+    async def counts(self) -> dict[str, int]:
+        """How many recipients wait, by status."""
+        async with self._connection() as connection:
+            cursor = await connection.execute("SELECT status, count FROM api.counts()")
+            return dict(await cursor.fetchall())
+
+
+def _name_taken() -> problems.ApiError:
+    return problems.ApiError(409, "name_taken", "The domain has a key of this name already.")

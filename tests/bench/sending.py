@@ -1,0 +1,162 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The sending API against smtp-source, to the same Postfix, one after the other, on the same machine.
+
+    tests/bench/sending.py HOST KEY DOMAIN [--seconds N]
+
+Both hand over messages of 4 KB through Rspamd, 16 at a time, into Postfix's queue, where they are deferred: what
+happens after that is no part of it. The API's clients come by HTTPS through nginx and run on this machine too, so they
+take their share of its processors. Prints figures; exits 1 when the services take more memory than they may.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import socket
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(CHECKOUT / "tests/lab"), str(CHECKOUT / "tests/bench")]
+
+from connection import Lab, wait_until  # noqa: E402
+from throughput import letter  # noqa: E402
+
+HOSTNAME = "mx1.acme.test"
+CALLERS = 8
+BATCH = 100
+SESSIONS = 16
+SMTP_MESSAGES = 1000
+MEMORY_LIMIT = 120.0
+UNITS = ("mailwright-api", "mailwright-dispatch")
+OTHERS = ("postgresql@17-main", "nginx", "postfix", "rspamd", "clamav-daemon", "systemd-journald")
+
+
+class Caller(threading.Thread):
+    """Sends requests over one connection until the time is up."""
+
+    def __init__(self, lab: Lab, host: str, key: str, path: str, body: bytes, end: float) -> None:
+        super().__init__()
+        context = lab.tls()
+        self.connection = http.client.HTTPSConnection(HOSTNAME, timeout=100, context=context)
+        plain = socket.create_connection((lab.address(host), 443), timeout=100)
+        self.connection.sock = context.wrap_socket(plain, server_hostname=HOSTNAME)
+        self.headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        self.path, self.body, self.end = path, body, end
+        self.latencies: list[float] = []
+        self.refused = 0
+
+    def run(self) -> None:
+        while time.monotonic() < self.end:
+            started = time.monotonic()
+            self.connection.request("POST", f"/api/v1{self.path}", self.body, self.headers)
+            answer = self.connection.getresponse()
+            answer.read()
+            self.latencies.append(time.monotonic() - started)
+            self.refused += answer.status != 202
+
+
+def query(lab: Lab, host: str, statement: str) -> int:
+    return int(lab.ssh(host, "su postgres -c 'psql -AtX -d mailwright'", data=statement))
+
+
+def waiting(lab: Lab, host: str) -> int:
+    return query(lab, host, "SELECT count(*) FROM api.recipient WHERE status IN ('queued', 'sending')")
+
+
+def requests(
+    lab: Lab, host: str, key: str, path: str, body: bytes, callers: int, seconds: float
+) -> tuple[list[float], float]:
+    """Latencies of all requests, and how long they took together."""
+    started = time.monotonic()
+    threads = [Caller(lab, host, key, path, body, started + seconds) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if any(thread.refused for thread in threads):
+        raise SystemExit("sending: the service refused messages")
+    return sorted(latency for thread in threads for latency in thread.latencies), time.monotonic() - started
+
+
+def smtp_source(lab: Lab, host: str, domain: str) -> float:
+    """Messages a second from smtp-source on the host itself."""
+    lab.ssh(host, "cat > /tmp/letter", data=letter().replace("dave@peer.test", f"news@{domain}"))
+    started = time.monotonic()
+    envelope = f"-F /tmp/letter -f news@{domain} -t dave@peer.test"
+    lab.ssh(host, f"smtp-source -d -s {SESSIONS} -m {SMTP_MESSAGES} {envelope} 127.0.0.1:25", timeout=600)
+    return SMTP_MESSAGES / (time.monotonic() - started)
+
+
+def memory(lab: Lab, host: str, unit: str) -> float:
+    """A service's share of memory (PSS) in MiB."""
+    pid = lab.ssh(host, f"systemctl show -P MainPID {unit}.service").strip()
+    return int(lab.ssh(host, f"awk '/^Pss:/ {{print $2}}' /proc/{pid}/smaps_rollup")) / 1024
+
+
+def processor(lab: Lab, host: str) -> dict[str, float]:
+    """Processor time that each unit has used so far, in milliseconds: a figure that a busy machine does not change."""
+    units = [*UNITS, *OTHERS]
+    shown = lab.ssh(host, f"systemctl show -P CPUUsageNSec {' '.join(units)}").split()
+    return {unit: int(text) / 1e6 for unit, text in zip(units, shown, strict=True)}
+
+
+def spent(before: dict[str, float], after: dict[str, float], messages: int) -> str:
+    """Processor time for each message."""
+    each = {unit: (after[unit] - before[unit]) / messages for unit in after}
+    shares = ", ".join(f"{unit} {ms:.1f}" for unit, ms in each.items() if ms >= 0.05)
+    return f"{sum(each.values()):.1f} ms a message: {shares}"
+
+
+def measure(lab: Lab, host: str, key: str, domain: str, seconds: float) -> bool:
+    """All of it; whether the limit held."""
+    message = {"from": f"news@{domain}", "to": ["dave@peer.test"], "subject": "Weekly notes", "text": letter()[:3800]}
+    one = json.dumps(message).encode()
+    many = json.dumps({"emails": [message] * BATCH}).encode()
+    idle = processor(lab, host)
+    baseline = smtp_source(lab, host, domain)
+    before = processor(lab, host)
+    print(f"     smtp-source to the same Postfix   {baseline:7.1f} messages/s")
+    print(f"       processor: {spent(idle, before, SMTP_MESSAGES)}")
+    started = time.monotonic()
+    latencies, took = requests(lab, host, key, "/emails", one, CALLERS, seconds)
+    wait_until(lambda: waiting(lab, host) == 0, 600, "everything is handed over", 0.2)
+    handed = len(latencies) / (time.monotonic() - started)
+    p99 = statistics.quantiles(latencies, n=100)[98] * 1000
+    print(f"     accepted, one a request           {len(latencies) / took:7.1f} messages/s, p99 {p99:.0f} ms")
+    print(f"     accepted and handed over          {handed:7.1f} messages/s, {handed / baseline:.2f} of smtp-source")
+    print(f"       processor: {spent(before, processor(lab, host), len(latencies))}")
+    batches, took = requests(lab, host, key, "/emails/batch", many, 2, seconds / 3)
+    print(f"     accepted, {BATCH} a request         {BATCH * len(batches) / took:7.1f} messages/s")
+    wait_until(lambda: waiting(lab, host) == 0, 600, "everything is handed over", 0.5)
+    sizes = {unit: memory(lab, host, unit) for unit in UNITS}
+    for unit, mib in sizes.items():
+        print(f"     {unit:<33} {mib:7.1f} MiB")
+    return all(mib < MEMORY_LIMIT for mib in sizes.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("host")
+    parser.add_argument("key")
+    parser.add_argument("domain")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    given = parser.parse_args()
+    lab = Lab.load()
+    # nothing leaves the queue while it is filled
+    lab.ssh(given.host, "postconf -e defer_transports=smtp && postfix reload")
+    try:
+        good = measure(lab, given.host, given.key, given.domain, given.seconds)
+    finally:
+        lab.ssh(given.host, "postconf -X defer_transports; postsuper -d ALL; postfix reload")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
