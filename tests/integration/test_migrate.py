@@ -216,7 +216,7 @@ def test_what_does_not_match_is_found(migration: Migration) -> None:
         f"grep -l 'Subject: mover 12$' {directory}/cur/* {directory}/new/* 2>/dev/null | head -1", check=False
     ).strip()
     path = path or server.run(f"grep -lP 'Subject: mover 12\\r?$' {directory}/cur/* | head -1").strip()
-    server.run(f"cp -p '{path}' /root/kept; sed -i 's/Grüße 0/Gruesse/' '{path}'")
+    server.run(f"cp -p '{path}' /root/kept; sed -i 's/mover 12/mover 21/' '{path}'")
     try:
         done = migration.run("--check")
         assert "INBOX: 1 messages are missing" in migration.lines(done)[f"{name}@acme.test"]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.mailwright.server.plugins.module_utils.probes import (
+    backup,
     delivery,
     disk,
     imap,
@@ -271,8 +272,8 @@ def test_units_and_jails_are_those_of_the_roles() -> None:
             running |= {
                 unit["name"] for unit in tree.get("units", []) if unit.get("state") not in ("stopped", "unmanaged")
             }
-    # the renewal of certificates is a probe of its own
-    assert {unit for unit, _feature in services.UNITS} == running - {renewal.TIMER}
+    # the renewal of certificates and the backup are probes of their own
+    assert {unit for unit, _feature in services.UNITS} == running - {renewal.TIMER, *backup.TIMERS}
     jails: set[str] = set()
     for path in ROOT.glob("roles/firewall/templates/etc/fail2ban/jail.d/*"):
         jails |= {line.strip("[]\n") for line in path.read_text().splitlines() if line.startswith("[")}
