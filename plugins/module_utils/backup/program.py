@@ -1,4 +1,6 @@
-# Managed by mailwright: changes are overwritten.
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """The command line on the host: ``mailwright-backup run``, ``check`` or ``snapshots``.
 
 Exit codes: 0 done, 1 failed (standard error says why), 2 called wrongly, 75 another run holds the lock (EX_TEMPFAIL).
