@@ -199,22 +199,6 @@ def test_a_closed_port_80_keeps_the_certificate(host: Target) -> None:
     assert served(host, 993) == before
 
 
-def test_one_that_does_not_fit_is_refused_and_status_says_so(host: Target) -> None:
-    before = served(host, 993)
-    chain = f"/etc/letsencrypt/live/{HOSTNAME}/fullchain.pem"
-    host.ssh(f"cp {chain} /root/chain.pem; cp /etc/ssl/certs/ISRG_Root_X1.pem {chain}")
-    try:
-        done = host.site()
-        assert recap(done, host.name)["failed"] == 1
-        assert "The certificate was not installed: REFUSED" in done.stdout
-        assert served(host, 993) == before
-        report = host.playbook("mailwright.server.status", "-e", f"status_ca_file={host.lab.env['LAB_ACME_CA']}")
-        assert "certbot's newest certificate is not in use" in report.stdout
-    finally:
-        host.ssh(f"cp /root/chain.pem {chain}")
-    assert recap(host.site(), host.name)["failed"] == 0
-
-
 def test_a_key_that_is_not_published_waits(host: Target) -> None:
     tlsa = f"/etc/mailwright/tls/{HOSTNAME}/tlsa"
     before = served(host, 993)

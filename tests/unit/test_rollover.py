@@ -264,4 +264,4 @@ def test_no_cache_ever_lacks_the_key_that_is_served(seed: int) -> None:
             world.check()
         changes += int(world.live[1:])
     # the world is not so hostile that nothing ever happens
-    assert changes > 100
+    assert changes > 50

@@ -89,7 +89,7 @@ def step(state: State, now: datetime, host: Host, sight: Sight) -> State:
     started = bool(state.keys)
     secure = sight.secure is True or (sight.secure is None and started and not state.withdrawn)
     if not (host.wanted and host.live and secure):
-        return _withdraw(state, now, sight) if started else NOTHING
+        return _withdraw(state, now, host, sight) if started else NOTHING
     keys = {host.live: _in_state(state, host.live, "active", now)}
     for digest, key in state.keys.items():
         # a key that was in use keeps its record until its successor was seen at work
@@ -121,9 +121,12 @@ def _follow(key: Key | None, now: datetime, digest: str, sight: Sight) -> Key:
     return key
 
 
-def _withdraw(state: State, now: datetime, sight: Sight) -> State:
+def _withdraw(state: State, now: datetime, host: Host, sight: Sight) -> State:
     # one that waits has to begin anew, should records be wanted again
     keys = {digest: key for digest, key in state.keys.items() if key.state in ("active", "retiring")}
+    if host.live:
+        # a run that was killed may have installed it without noting that
+        keys[host.live] = _in_state(state, host.live, "active", now)
     if sight.anywhere is None or sight.anywhere:
         return State(keys, withdrawn=True)
     gone = state.gone if state.gone and state.gone <= now else now

@@ -22,7 +22,8 @@ from ansible_collections.mailwright.server.plugins.module_utils.config_tree.unit
 )
 
 JOB_SECONDS = 300.0
-SETTLE_SECONDS = 30.0
+# Rspamd compiles its patterns before it listens: a minute on a small or busy host.
+SETTLE_SECONDS = 90.0
 # A unit of these types counts as active before its program has read its configuration, and a reload that only
 # sends a signal as done; systemd.service(5).
 _UNPROVEN_TYPES = ("simple", "exec", "idle")
