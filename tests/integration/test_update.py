@@ -390,7 +390,6 @@ CUTS = {
     "health-check": ("small", 24, 1.0),
     "complete": ("small", 27, 1.0),
     "rollback": ("milter", 26, 2.0),
-    "rollback-restart": ("milter", 32, 0.5),
 }
 
 

@@ -107,7 +107,7 @@ def submit(user: Account, hostname: str, token: str) -> None:
 
 
 def fetch(user: Account, token: str) -> bytes:
-    """Wait for the message and read it by IMAP, without a search, which may wait for the index. Raises TimeoutError."""
+    """Wait for the message and read it by IMAP, without a search, which may wait for the index. Raises LookupError."""
     end = time.monotonic() + SECONDS
     with imaplib.IMAP4_SSL("127.0.0.1", 993, ssl_context=context(), timeout=SECONDS) as box:
         box.login(user.address, user.password)
@@ -121,7 +121,7 @@ def fetch(user: Account, token: str) -> bytes:
                     if isinstance(part, tuple) and token.encode() in part[1]:
                         return bytes(part[1])
             time.sleep(0.2)
-    raise TimeoutError(f"accepted, and not in the mailbox after {SECONDS:.0f} s")
+    raise LookupError(f"accepted, and not in the mailbox after {SECONDS:.0f} s")
 
 
 def private_key(domain: str, selector: str) -> str | None:
@@ -132,7 +132,7 @@ def private_key(domain: str, selector: str) -> str | None:
 
 
 def arrives(user: Account, hostname: str) -> None:
-    """Have a message with an attachment, for the virus scanner, arrive on port 25. Raises TimeoutError."""
+    """Have a message with an attachment, for the virus scanner, arrive on port 25. Raises LookupError."""
     token = f"update{uuid.uuid4().hex}"
     with smtplib.SMTP("127.0.0.1", 25, hostname, timeout=SECONDS) as smtp:
         smtp.sendmail("", [user.address], delivery.compose(token, hostname).as_bytes())

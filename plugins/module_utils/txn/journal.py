@@ -88,6 +88,8 @@ def replay(records: Sequence[Record]) -> History:
             case "start":
                 starts += 1
                 starts_in_undo += undo_began
+                # it failed while the host was going down: that attempt counts as interrupted
+                undo_failed = undo_cause = ""
                 recovering = recovering or record.get("recover", False)
             case "intent":
                 intended.add(step)
