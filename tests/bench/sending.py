@@ -75,7 +75,7 @@ def requests(
 ) -> tuple[list[float], float]:
     """Latencies of all requests, and how long they took together."""
     started = time.monotonic()
-    threads = [Caller(lab, host, key, path, body, started + seconds) for _ in range(callers)]
+    threads = [Caller(lab, host, key, path, body, started + seconds) for _number in range(callers)]
     for thread in threads:
         thread.start()
     for thread in threads:

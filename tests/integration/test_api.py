@@ -130,7 +130,7 @@ def test_a_batch_gives_a_result_for_each(acme: Api, token: str) -> None:
 def test_the_same_idempotency_key_sends_once(lab: Lab, acme: Api, globex: Api, token: str) -> None:
     key = {"Idempotency-Key": token}
     body = {"from": "news@acme.test", "to": ["dave@peer.test"], "subject": token, "text": "Hello.\n"}
-    first, again = (acme.ask("POST", "/emails", body, key) for _ in range(2))
+    first, again = (acme.ask("POST", "/emails", body, key) for _number in range(2))
     assert (first.status, again.status) == (202, 202)
     assert again.body == first.body and again.headers["idempotent-replayed"] == "true"
     assert "idempotent-replayed" not in first.headers
@@ -415,7 +415,7 @@ def test_keys_give_away_no_more_than_they_have(lab: Lab, server: Server, acme: A
 
 
 def test_pages_show_each_message_once(acme: Api, token: str) -> None:
-    sent = [acme.send(token, "dave@peer.test")["id"] for _ in range(5)]
+    sent = [acme.send(token, "dave@peer.test")["id"] for _number in range(5)]
     found: list[str] = []
     after = ""
     while len(found) < 200:

@@ -106,7 +106,7 @@ def test_what_was_accepted_arrives_once(
 ) -> None:
     chance = random.Random(f"{SEED} {count}")
     load = Load(lab, server.name, token[:20], count, seconds)
-    callers = [threading.Thread(target=load.call) for _ in range(CALLERS)]
+    callers = [threading.Thread(target=load.call) for _number in range(CALLERS)]
     for caller in callers:
         caller.start()
     # each at least twice, in a random order

@@ -152,7 +152,7 @@ def test_whatever_is_asked_for_becomes_a_sound_message_or_a_list_of_mistakes(dra
 
 
 def test_a_token_comes_back_from_its_sender() -> None:
-    tokens = {envelope.new_token() for _ in range(1000)}
+    tokens = {envelope.new_token() for _number in range(1000)}
     assert len(tokens) == 1000
     for token in tokens:
         assert envelope.token_of(envelope.sender(token, "acme.test")) == token
