@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 import random
 import subprocess
@@ -131,11 +132,12 @@ def test_mail_that_moves_meanwhile_is_there_once(tmp_path: Path, seed: int) -> N
 def test_a_mailbox_that_never_holds_still_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = make_home(tmp_path / "vmail", 20)
     listing = mailstore.listing
+    flags = itertools.cycle("S" * number for number in range(1, 50))
 
     def listed_and_changed(path: str) -> mailstore.Listing:
         found = listing(path)
         message = next((home / "Maildir/cur").iterdir())
-        message.rename(message.with_name(message.name + "S"))
+        message.rename(message.with_name(f"{message.name.partition(':')[0]}:2,{next(flags)}"))
         return found
 
     monkeypatch.setattr(mailstore, "listing", listed_and_changed)
