@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import smtplib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,13 @@ def complaints(found: Any, path: str = "") -> Iterator[str]:
     elif isinstance(found, list):
         for index, value in enumerate(found):
             yield from complaints(value, f"{path}[{index}]")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def known(lab: Lab) -> None:
+    """postscreen lets an address wait that it has not seen, longer than checkdmarc waits."""
+    with smtplib.SMTP(lab.address("mx1"), 25, "client.example", timeout=30) as connection:
+        assert connection.noop()[0] == 250
 
 
 @pytest.mark.parametrize("domain", ["acme.test", "globex.test"])
