@@ -21,6 +21,7 @@ from typing import Any
 import argon2
 import pytest
 from ansible_collections.mailwright.server.plugins.module_utils.directory import schema
+from connection import Lab
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = os.environ.get("MAILWRIGHT_TEST_HOST") or "mx1"
@@ -56,7 +57,17 @@ def start(name: str, arguments: dict[str, Any], into: Path, check: bool = False)
         "ANSIBLE_PIPELINING": "true",
         "ANSIBLE_SSH_ARGS": " ".join([*SSH, "-o ControlMaster=auto -o ControlPersist=60s"]),
     }
-    command = ["ansible", "all", "-i", f"{HOST},", "-m", f"mailwright.server.{name}", "-a", json.dumps(arguments)]
+    # by address: connections that Ansible keeps open are shared by host name, with other labs' too
+    command = [
+        "ansible",
+        "all",
+        "-i",
+        f"{Lab.load().address(HOST)},",
+        "-m",
+        f"mailwright.server.{name}",
+        "-a",
+        json.dumps(arguments),
+    ]
     command += ["--diff", "--tree", str(into), *(["--check"] if check else [])]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -64,7 +75,7 @@ def start(name: str, arguments: dict[str, Any], into: Path, check: bool = False)
 def result(process: subprocess.Popen[str], into: Path) -> dict[str, Any]:
     output, _none = process.communicate(timeout=120)
     try:
-        found: dict[str, Any] = json.loads((into / HOST).read_text())
+        found: dict[str, Any] = json.loads((into / Lab.load().address(HOST)).read_text())
     except FileNotFoundError:
         pytest.fail(output)
     # Neither a password nor a hash may come back, in whatever form.
@@ -162,12 +173,12 @@ def test_from_nothing_to_everything_and_nothing_more_to_do(bare: Directory) -> N
     nowhere = bare.run(check=True, socket="/nonexistent")
     assert nowhere["changed"]
     assert [row for row in nowhere["rows"] if row.startswith("+ role")] == [
-        f"+ role {name}" for name in ("mailwright", "postfix", "dovecot", "roundcube")
+        f"+ role {name}" for name in ("mailwright", "postfix", "dovecot", "roundcube", "reports")
     ]
     assert shell(f"test -e {KEY_FILE}", check=False).returncode
     rows = bare.apply()
     for row in (
-        f"+ database {DBNAME} owner=mailwright connect=dovecot,postfix,roundcube",
+        f"+ database {DBNAME} owner=mailwright connect=dovecot,postfix,reports,roundcube",
         "+ migration 1 domains, mailboxes, aliases, senders",
         f"+ key {KEY_FILE}",
         "+ domain acme.test enabled=yes",
