@@ -205,6 +205,12 @@ TLS = "sha256sum /etc/mailwright/tls/*/live/*"
 LEARNT = "redis-cli -s /run/redis/redis-server.sock --scan --pattern 'RS*' | sort"
 
 
+def unrevoked(keys: str) -> set[str]:
+    """Lines of KEYS without the keys that were revoked: the next apply removes their files."""
+    gone = {line.split()[1].removesuffix(".revoked") for line in keys.splitlines() if line.endswith(".revoked")}
+    return {line for line in keys.splitlines() if line.split()[1].removesuffix(".key") not in gone}
+
+
 def selectors(host: Target) -> set[str]:
     """Send a message by submission and say which keys signed it; each signature is verified with the host's records."""
     token = f"signed{time.time_ns()}"
@@ -465,7 +471,7 @@ def test_a_changed_password_is_the_one_that_counts(host: Target) -> None:
 
 @pytest.mark.usefixtures("restored")
 def test_keys_secrets_and_what_was_learnt_are_the_same(host: Target, original: Original) -> None:
-    assert host.ssh(KEYS) == original.keys
+    assert unrevoked(host.ssh(KEYS)) == unrevoked(original.keys)
     assert host.ssh(SECRETS) == original.secrets
     assert host.ssh(TLS) == original.tls
     assert set(original.learnt.split()) <= set(host.ssh(LEARNT).split())
