@@ -349,6 +349,7 @@ BESIDE_API = re.compile(
 )
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("applied")
 @pytest.mark.parametrize("wanted", [API, None], ids=["on", "off"])
 def test_the_sending_api_comes_and_goes_as_planned(host: Target, wanted: dict[str, Any] | None) -> None:
