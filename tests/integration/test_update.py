@@ -270,7 +270,8 @@ def host(server: Server) -> Iterator[Server]:
         server.run(f"su postgres -c 'psql -qd mailwright' && rm -r {MAILDIR}", data=sql)
         # the units that only an update brings, and its records
         server.run(
-            "systemctl disable --quiet mailwright-recovery.service; rm -rf /etc/systemd/system/mailwright-{recovery,transaction}.service "
+            "systemctl disable --quiet mailwright-recovery.service; "
+            "rm -rf /etc/systemd/system/mailwright-{recovery,transaction}.service "
             f"/var/lib/mailwright/config/transaction.json {TXN} {SNAPSHOTS}; systemctl daemon-reload"
         )
     assert server.run("dpkg-query -W -f '${Package} ${Version}\\n'") == before
