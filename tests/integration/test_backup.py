@@ -470,6 +470,7 @@ def test_a_changed_password_is_the_one_that_counts(host: Target) -> None:
 
 
 @pytest.mark.usefixtures("restored")
+@pytest.mark.faults
 def test_keys_secrets_and_what_was_learnt_are_the_same(host: Target, original: Original) -> None:
     assert unrevoked(host.ssh(KEYS)) == unrevoked(original.keys)
     assert host.ssh(SECRETS) == original.secrets
