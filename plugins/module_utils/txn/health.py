@@ -79,11 +79,13 @@ def account() -> Iterator[Account]:
 def remove_accounts(connection: Any) -> None:
     """Remove the probe's mailboxes, also those that a killed run left."""
     for table in ("sender", "mailbox"):
+        # table and prefix are constants of this file
         connection.execute(f"DELETE FROM directory.{table} WHERE owner = 'api' AND address LIKE '{PREFIX}%'")  # noqa: S608
     for home in MAIL.glob(f"*/{PREFIX}*"):
         shutil.rmtree(home, ignore_errors=True)
     with contextlib.suppress(store.StoreError), store.connect(SOCKET, "roundcube", store.ADMIN) as webmail:
         if webmail.execute("SELECT to_regclass('public.users')").fetchone()[0]:
+            # the prefix is a constant of this file
             webmail.execute(f"DELETE FROM users WHERE username LIKE '{PREFIX}%'")  # noqa: S608
 
 

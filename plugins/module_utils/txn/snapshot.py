@@ -342,6 +342,7 @@ def _databases() -> dict[str, int]:
     """Name -> bytes of the databases to dump; none where there is no PostgreSQL."""
     if shutil.which("pg_dump") is None:
         return {}
+    # constants of this file
     names = ", ".join(f"'{name}'" for name in DATABASES)
     query = f"SELECT datname, pg_database_size(oid) FROM pg_database WHERE datname IN ({names})"  # noqa: S608
     listing = output(["runuser", "-u", "postgres", "--", "psql", "-AtX", "-F", " ", "-c", query])

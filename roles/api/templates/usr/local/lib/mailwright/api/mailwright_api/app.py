@@ -51,6 +51,7 @@ def scope(name: str) -> Callable[[F], F]:
     """Declare what a route needs."""
 
     def declare(endpoint: F) -> F:
+        # a function has no such attribute for the type checker; the walk over all routes reads it
         endpoint.scope = name  # type: ignore[attr-defined]
         return endpoint
 
@@ -540,6 +541,7 @@ def build_app(store: Any, settings: Settings | None) -> FastAPI:
     app.exception_handlers |= {
         ApiError: _refused, HTTPException: _http, RequestValidationError: _invalid, Exception: _failed
     }  # fmt: skip
+    # how FastAPI documents that its description is replaced
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -27,6 +27,7 @@ class Handler:
     def __init__(self, hostname: str, record: Record) -> None:
         self.hostname, self.record = hostname, record
 
+    # aiosmtpd finds its hooks by these names
     async def handle_RCPT(self, _server: Any, _session: Any, envelope: Any, address: str, _options: Any) -> str:  # noqa: N802
         if not _RECIPIENT.fullmatch(address):
             return "550 5.1.1 No such address"
