@@ -24,9 +24,12 @@ FOLDER = "Kunden/Müller & Söhne 2.0, 100%"
 @pytest.fixture(autouse=True)
 def no_timer(server: Server) -> Iterator[None]:
     """The timer does not run in between."""
-    server.run("systemctl stop mailwright-index.timer; systemctl start mailwright-index.service")
-    yield
-    server.run("systemctl start mailwright-index.timer")
+    server.run("systemctl stop mailwright-index.timer")
+    try:
+        server.run("systemctl start mailwright-index.service")
+        yield
+    finally:
+        server.run("systemctl start mailwright-index.timer")
 
 
 def word(token: str) -> str:
