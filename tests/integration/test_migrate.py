@@ -183,7 +183,7 @@ def seen_by_imap(host: str, user: str, password: str) -> dict[str, Counter[tuple
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # by address; who answers is not the question
     found = {}
     with imaplib.IMAP4_SSL(host, 993, ssl_context=context, timeout=60) as box:
-        box.login(user, '"' + re.sub(r'(["\\])', r"\\\1", password) + '"')
+        box.login(user, password)
         for line in box.list()[1]:
             separator, name = re.fullmatch(rb'\([^)]*\) "(.)" "?(.*?)"?', line).groups()  # type: ignore[arg-type, union-attr]
             if box.select(b'"' + name + b'"', readonly=True)[0] != "OK":  # type: ignore[arg-type]

@@ -75,9 +75,9 @@ class Restic:
             with process:
                 for line in process.stderr or ():
                     # what it says of being ended here is of no use to anybody
-                    if not (errors and _is_final(errors[-1])):
+                    if not (errors and is_final(errors[-1])):
                         errors.append(line)
-                    if _is_final(line):
+                    if is_final(line):
                         process.terminate()
             output.seek(0)
             done = subprocess.CompletedProcess(argv, process.returncode, output.read(), "".join(errors))
@@ -119,7 +119,7 @@ class Restic:
         return sorted(map(_snapshot, json.loads(listing.stdout) or []), key=lambda snapshot: snapshot.time)
 
 
-def _is_final(line: str) -> bool:
+def is_final(line: str) -> bool:
     """Whether restic says that it will ask again, and need not."""
     return "retrying after" in line and any(answer in line for answer in (_NO_BUCKET, *_REFUSALS))
 
