@@ -476,9 +476,10 @@ def test_one_mailbox_comes_back_as_it_was_at_a_time(host: Target, original: Orig
     lab, user = host.lab, REPENTANT
     with lab.imap(user, NAME) as box:
         for folder in FOLDERS:
-            box.select(f'"{folder}"')
-            box.store("1:*", "+FLAGS", "\\Deleted")
-            box.expunge()
+            # Sent has none since the test before
+            if box.select(f'"{folder}"')[1] != [b"0"]:
+                box.store("1:*", "+FLAGS", "\\Deleted")
+                box.expunge()
     wait_until(lambda: time.strftime("%Y-%m-%d %H:%M", time.gmtime()) > original.minute, 61, "a later minute")
     assert recap(backup(host), NAME)["changed"] == 1
     after = content(lab, user)

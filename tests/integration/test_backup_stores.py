@@ -160,8 +160,16 @@ def store(server: Server) -> Iterator[Lab]:
         subprocess.run([*command, "down", HOST], check=True)
 
 
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[Server]:
+    """mx1, which in the end knows of no backup again."""
+    yield server
+    done = server.lab.playbook("mailwright.server.site")
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 @pytest.fixture(params=SERVICES)
-def service(request: pytest.FixtureRequest, store: Lab, server: Server) -> Iterator[Service]:
+def service(request: pytest.FixtureRequest, store: Lab, client: Server) -> Iterator[Service]:
     """The service, and mx1 that is told of it."""
     chosen = SERVICES[request.param]
     store.ssh(HOST, "sh >/root/setup.log 2>&1", data=chosen.script, timeout=550)
@@ -170,13 +178,11 @@ def service(request: pytest.FixtureRequest, store: Lab, server: Server) -> Itera
     if chosen.script:
         backup["ca_file"] = store.env["LAB_CA"]
     try:
-        done = server.lab.playbook("-e", json.dumps({"mail_backup": backup}), "mailwright.server.site")
+        done = client.lab.playbook("-e", json.dumps({"mail_backup": backup}), "mailwright.server.site")
         assert done.returncode == 0, done.stdout[-3000:]
         yield dataclasses.replace(chosen, backup=backup)
     finally:
-        done = server.lab.playbook("mailwright.server.site")
-        server.run(f"rm -rf {STATE} {DIRECTORY}; rmdir --ignore-fail-on-non-empty /srv/backup", check=False)
-        assert done.returncode == 0, done.stdout[-3000:]
+        client.run(f"rm -rf {STATE} {DIRECTORY}; rmdir --ignore-fail-on-non-empty /srv/backup", check=False)
 
 
 def contents(server: Server, folder: str) -> list[tuple[str, str]]:
