@@ -30,7 +30,7 @@ from connection import CHECKOUT, Lab, message, wait_until
 
 HOST, NAME = "store", "store.lab.test"
 USER, FOLDER = "alice@acme.test", "Vault"
-SECRET = "a secret of the service"
+SECRET = "the-secret-of-the-service"
 PASSWORD = "the password of these repositories"
 DIRECTORY = "/srv/backup/mail"
 STATE = "/var/lib/mailwright/backup"
@@ -95,7 +95,7 @@ use = egg:swift#listing_formats
 use = egg:swift#s3api
 [filter:tempauth]
 use = egg:swift#tempauth
-user_backup_mx1 = {SECRET.replace(" ", "-")} .admin
+user_backup_mx1 = {SECRET} .admin
 [filter:slo]
 use = egg:swift#slo
 [app:proxy-server]
@@ -116,8 +116,9 @@ class Service:
     port: int = 22
 
 
+KEEP_ONE = {"daily": 1, "weekly": 0, "monthly": 0}
 SERVICES = {
-    "directory": Service({"repository": DIRECTORY}),
+    "directory": Service({"repository": DIRECTORY, "keep": KEEP_ONE}),
     "rest-server": Service(
         {
             "repository": f"rest:https://{NAME}:8000/mx1/",
@@ -131,7 +132,8 @@ SERVICES = {
     "s3": Service(
         {
             "repository": f"s3:https://{NAME}:8443/mx1-backup",
-            "s3": {"access_key": "backup:mx1", "secret_key": SECRET.replace(" ", "-"), "region": "us-east-1"},
+            "s3": {"access_key": "backup:mx1", "secret_key": SECRET, "region": "us-east-1"},
+            "keep": KEEP_ONE,
         },
         SWIFT,
         8443,
