@@ -29,7 +29,9 @@ from certificates import issue
 from connection import CHECKOUT, Lab, message, wait_until
 
 HOST, NAME = "store", "store.lab.test"
-USER, FOLDER = "alice@acme.test", "Vault"
+USER = "alice@acme.test"
+# by IMAP, and as doveadm shows it
+FOLDER, SHOWN = "Tresor/M&APw-ller &- S&APY-hne 1.5", "Tresor/Müller & Söhne 1.5"
 SECRET = "the-secret-of-the-service"
 PASSWORD = "the password of these repositories"
 DIRECTORY = "/srv/backup/mail"
@@ -201,11 +203,11 @@ def contents(server: Server, folder: str) -> list[tuple[str, str]]:
 
 def fill(server: Server) -> None:
     with server.lab.imap(USER, server.name) as box:
-        box.create(FOLDER)
+        assert box.create(f'"{FOLDER}"')[0] == "OK"
         for number in range(20):
             raw = message("dave@peer.test", USER, f"vault {number}", f"{uuid.uuid4().hex}\n" * 2000).as_bytes()
             date = imaplib.Time2Internaldate(1700000000 + number * 86400)
-            assert box.append(FOLDER, "", date, raw.replace(b"\n", b"\r\n"))[0] == "OK"
+            assert box.append(f'"{FOLDER}"', "", date, raw.replace(b"\n", b"\r\n"))[0] == "OK"
 
 
 def refused_at_once(server: Server) -> None:
@@ -249,14 +251,12 @@ def test_a_backup_and_back(server: Server, service: Service) -> None:
             assert server.run("mailwright-backup snapshots").splitlines() == snapshots
 
         with lab.imap(USER, server.name) as box:
-            box.delete(FOLDER)
-        chosen = ("-e", f"restore_mailbox={USER}", "-e", f"restore_folder={FOLDER}")
-        done = lab.playbook(*arguments, "mailwright.server.restore", *chosen)
+            box.delete(f'"{FOLDER}"')
+        done = lab.playbook(*arguments, "mailwright.server.restore", "-e", f"restore_mailbox={USER}")
         assert done.returncode == 0, done.stdout[-3000:]
-        listing = server.run(f"doveadm mailbox list -u {USER} 'Restored/*/{FOLDER}'").splitlines()
-        assert [contents(server, folder) for folder in listing] == [wanted]
+        (shown,) = server.run(f"doveadm mailbox list -u {USER} 'Restored/*/{SHOWN}'").splitlines()
+        assert contents(server, shown.removesuffix(SHOWN) + FOLDER) == wanted
         print(f"  {len(wanted)} messages came back; {time.monotonic() - started:.0f} s in all")
     finally:
-        server.run(
-            f"doveadm mailbox delete -r -u {USER} Restored; doveadm mailbox delete -u {USER} {FOLDER}", check=False
-        )
+        for folder in ("Restored", "Tresor"):
+            server.run(f"doveadm mailbox delete -r -u {USER} {folder}", check=False)

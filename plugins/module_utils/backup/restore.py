@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ UNITS = (
 )
 SPARE = 64 * 2**20
 PROBE = "mailwright.invalid"
+# Of the namespace in which a fetched mailbox is read beside the one that is there.
+_FETCHED_PREFIX = "mailwright-restore/"
 
 
 @dataclass(frozen=True)
@@ -273,13 +275,28 @@ def restore_mailbox(restic: Restic, plan: Plan, address: str, folder: str | None
         # Dovecot reads them as the mail store's user, and keeps its indexes of them beside them
         owner = os.stat(STORE)
         services.run(["chown", "-R", "--no-dereference", f"{owner.st_uid}:{owner.st_gid}", "--", fetched])
-        query = ["mailbox", folder] if folder else ["ALL"]
-        source = f"maildir:{fetched}/Maildir"
-        found = _doveadm("-o", f"mail_path={fetched}/Maildir", "search", "-u", address, *query).splitlines()
-        if not found:
+        there = _messages(address, f"{fetched}/Maildir")
+        wanted = {name: count for name, count in there.items() if count and folder in (None, name)}
+        if not wanted:
             raise BackupError(f"snapshot {plan.snapshot} has no message in {folder or 'any folder'} of {address}")
-        _doveadm("import", "-s", "-u", address, source, restored_name(plan.snapshot), *query)
-    return len(found)
+        # doveadm import would not read folders' names as the store writes them, and leave out what it cannot read
+        source = [f"namespace/fetched/{setting}" for setting in (
+            f"prefix={_FETCHED_PREFIX}", "separator=/", "hidden=yes", "list=no", f"mail_path={fetched}/Maildir"
+        )]  # fmt: skip
+        options = [word for setting in source for word in ("-o", setting)]
+        for name in wanted:
+            target = f"{restored_name(plan.snapshot)}/{name}"
+            _doveadm("mailbox", "create", "-u", address, target)
+            _doveadm("copy", "-u", address, target, "mailbox", f"{_FETCHED_PREFIX}{name}", "ALL", options=options)
+    return sum(wanted.values())
+
+
+def _messages(address: str, maildir: str) -> dict[str, int]:
+    """How many messages each folder of a copy of the mailbox has."""
+    options = ["-f", "tab", "-o", f"mail_path={maildir}"]
+    listing = _doveadm("mailbox", "status", "-u", address, "messages", "*", options=options)
+    entries = (line.rpartition("\t") for line in listing.splitlines()[1:])
+    return {name: int(count) for name, _tab, count in entries}
 
 
 def _home(address: str) -> str:
@@ -287,9 +304,9 @@ def _home(address: str) -> str:
     return f"{MAIL_STAGE}/{domain}/{name}"
 
 
-def _doveadm(*arguments: str) -> str:
+def _doveadm(*arguments: str, options: Sequence[str] = ()) -> str:
     done = subprocess.run(
-        ["doveadm", *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        ["doveadm", *options, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
     if done.returncode == 67:  # EX_NOUSER
         raise BackupError(
