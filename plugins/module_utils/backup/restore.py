@@ -34,8 +34,8 @@ UNITS = (
 )
 SPARE = 64 * 2**20
 PROBE = "mailwright.invalid"
-# Of the namespace in which a fetched mailbox is read beside the one that is there.
-_FETCHED_PREFIX = "mailwright-restore/"
+# The namespace in which a fetched mailbox is read beside the one that is there.
+_BESIDE = "mailwright-restore/"
 
 
 @dataclass(frozen=True)
@@ -275,26 +275,30 @@ def restore_mailbox(restic: Restic, plan: Plan, address: str, folder: str | None
         # Dovecot reads them as the mail store's user, and keeps its indexes of them beside them
         owner = os.stat(STORE)
         services.run(["chown", "-R", "--no-dereference", f"{owner.st_uid}:{owner.st_gid}", "--", fetched])
-        there = _messages(address, f"{fetched}/Maildir")
+        there = _messages(address, "*", ["-o", f"mail_path={fetched}/Maildir"])
         wanted = {name: count for name, count in there.items() if count and folder in (None, name)}
         if not wanted:
             raise BackupError(f"snapshot {plan.snapshot} has no message in {folder or 'any folder'} of {address}")
         # doveadm import would not read folders' names as the store writes them, and leave out what it cannot read
-        source = [f"namespace/fetched/{setting}" for setting in (
-            f"prefix={_FETCHED_PREFIX}", "separator=/", "hidden=yes", "list=no", f"mail_path={fetched}/Maildir"
-        )]  # fmt: skip
-        options = [word for setting in source for word in ("-o", setting)]
+        settings = (f"prefix={_BESIDE}", "separator=/", "hidden=yes", "list=no", f"mail_path={fetched}/Maildir")
+        namespace = ["-o", "namespace+=fetched"]
+        for setting in settings:
+            namespace += ["-o", f"namespace/fetched/{setting}"]
+        target = restored_name(plan.snapshot)
         for name in wanted:
-            target = f"{restored_name(plan.snapshot)}/{name}"
-            _doveadm("mailbox", "create", "-u", address, target)
-            _doveadm("copy", "-u", address, target, "mailbox", f"{_FETCHED_PREFIX}{name}", "ALL", options=options)
+            _doveadm("mailbox", "create", "-u", address, f"{target}/{name}")
+            query = ("mailbox", f"{_BESIDE}{name}", "ALL")
+            _doveadm("copy", "-u", address, f"{target}/{name}", *query, options=namespace)
+        came = _messages(address, f"{target}/*")
+        lacking = [name for name, count in wanted.items() if came.get(f"{target}/{name}") != count]
+        if lacking:
+            raise BackupError(f"not all messages of {', '.join(lacking)} came into {target!r} of {address}")
     return sum(wanted.values())
 
 
-def _messages(address: str, maildir: str) -> dict[str, int]:
-    """How many messages each folder of a copy of the mailbox has."""
-    options = ["-f", "tab", "-o", f"mail_path={maildir}"]
-    listing = _doveadm("mailbox", "status", "-u", address, "messages", "*", options=options)
+def _messages(address: str, mask: str, options: Sequence[str] = ()) -> dict[str, int]:
+    """How many messages each of the mailbox's folders has."""
+    listing = _doveadm("mailbox", "status", "-u", address, "messages", mask, options=["-f", "tab", *options])
     entries = (line.rpartition("\t") for line in listing.splitlines()[1:])
     return {name: int(count) for name, _tab, count in entries}
 
