@@ -1,7 +1,8 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A domain comes into the inventory and goes again: its records follow, other people's records stay."""
+"""A domain comes into the inventory and goes again: its records follow, other people's records stay. In trouble nothing
+is published, and the next run completes."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import dns.query
 import dns.rdatatype
@@ -18,6 +19,10 @@ import dns.xfr
 import dns.zone
 import pytest
 import yaml
+from ansible_collections.mailwright.server.tests.unit.providers.imitations.digitalocean import (
+    TOKEN,
+    DigitalOceanImitation,
+)
 from connection import Lab
 from nameservers import Knot
 
@@ -34,8 +39,8 @@ SIGNED = {"SOA", "NS", "DNSKEY", "CDS", "CDNSKEY", "RRSIG", "NSEC"}
 class Customer:
     """mx1's inventory with or without one more domain, in a zone that holds records of others."""
 
-    def __init__(self, lab: Lab, directory: Path) -> None:
-        self.lab = lab
+    def __init__(self, lab: Lab, directory: Path, ocean: DigitalOceanImitation) -> None:
+        self.lab, self.ocean = lab, ocean
         self.path = directory / "inventory.yml"
         self.plain = yaml.safe_load((lab.state / "inventory.yml").read_text())
         self.host = self.plain["mailservers"]["hosts"]["mx1"]
@@ -45,12 +50,12 @@ class Customer:
     def write(self, inventory: dict[str, Any]) -> None:
         self.path.write_text(yaml.safe_dump(inventory))
 
-    def joins(self, trouble: Callable[[dict[str, Any], Lab], object] | None = None) -> None:
+    def joins(self, trouble: Callable[[Customer, dict[str, Any]], None] | None = None) -> None:
         """Add the domain, perhaps with something wrong in the host's variables."""
         inventory = copy.deepcopy(self.plain)
         inventory["mailservers"]["vars"]["mail_domains__fresh"] = [{"name": ZONE}]
         if trouble:
-            trouble(inventory["mailservers"]["hosts"]["mx1"], self.lab)
+            trouble(self, inventory["mailservers"]["hosts"]["mx1"])
         self.write(inventory)
 
     def leaves(self) -> None:
@@ -85,65 +90,95 @@ def customer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Customer]:
     lab = Lab.load()
     knot = Knot(lab)
     knot.add({ZONE: FOREIGN})
+    # the one provider without TLSA
+    ocean = DigitalOceanImitation()
+    ocean.add_zone("acme.test.")
     try:
-        yield Customer(lab, tmp_path_factory.mktemp("publish"))
+        yield Customer(lab, tmp_path_factory.mktemp("publish"), ocean)
     finally:
+        ocean.close()
         knot.remove([ZONE])
-        lab.ssh("mx1", f"cd /var/lib/mailwright/dkim && rm -rf {ZONE} nosuch.test")
+        lab.ssh("mx1", f"rm -rf /var/lib/mailwright/dkim/{ZONE}")
 
 
 WRONG_SECRET = "d3JvbmdrZXl3cm9uZ2tleXdyb25na2V5d3Jvbmdr"
+Trouble: TypeAlias = Callable[[Customer, dict[str, Any]], None]
 
 
-def wrong_credentials(host: dict[str, Any], _lab: Lab) -> None:
+def wrong_credentials(_customer: Customer, host: dict[str, Any]) -> None:
     host["mail_dns"]["providers"]["ns1"]["key_secret"] = WRONG_SECRET
 
 
-def refused_connection(host: dict[str, Any], lab: Lab) -> None:
+def refused_connection(customer: Customer, host: dict[str, Any]) -> None:
     # peer has no name server
-    host["mail_dns"]["providers"]["ns1"]["server"] = lab.address("peer")
+    host["mail_dns"]["providers"]["ns1"]["server"] = customer.lab.address("peer")
 
 
-def silent_server(host: dict[str, Any], lab: Lab) -> None:
+def silent_server(customer: Customer, host: dict[str, Any]) -> None:
     # mx1's firewall drops what is not for a mail server
-    host["mail_dns"]["providers"]["ns1"] |= {"server": lab.address("mx1"), "timeout": 2}
+    host["mail_dns"]["providers"]["ns1"] |= {"server": customer.lab.address("mx1"), "timeout": 2}
 
 
-def missing_zone(host: dict[str, Any], _lab: Lab) -> None:
+def missing_zone(_customer: Customer, host: dict[str, Any]) -> None:
     host["mail_dns"]["zones"]["nosuch.test"] = "ns1"
-    host["mail_domains__nosuch"] = [{"name": "nosuch.test"}]
 
 
-@pytest.mark.parametrize("playbook", ["publish_dns", pytest.param("site", marks=pytest.mark.faults)])
-@pytest.mark.parametrize(
-    ("trouble", "told"),
-    [
-        (wrong_credentials, "the TSIG key is refused"),
-        (refused_connection, "Connection refused"),
-        (silent_server, "no answer within 2 s"),
-        (missing_zone, "zone nosuch.test.: provider ns1: nosuch.test. at "),
-    ],
-    ids=lambda value: value.__name__ if callable(value) else "",
-)
-def test_a_whole_run_in_trouble_publishes_nothing_and_the_next_completes(
-    customer: Customer, playbook: str, trouble: Callable[[dict[str, Any], Lab], None], told: str
-) -> None:
+def missing_type(customer: Customer, host: dict[str, Any]) -> None:
+    # the host's own zone, where the TLSA record belongs
+    host["mail_dns"]["providers"]["ocean"] = {"type": "digitalocean", "token": TOKEN, "api_url": customer.ocean.url}
+    host["mail_dns"]["zones"]["acme.test"] = "ocean"
+
+
+# What is wrong, and how the error says it.
+TROUBLES = {
+    wrong_credentials: "the TSIG key is refused",
+    refused_connection: "Connection refused",
+    silent_server: "no answer within 2 s",
+    missing_zone: "zone nosuch.test.: provider ns1: nosuch.test. at ",
+    missing_type: "provider ocean has no records of type TLSA",
+}
+
+
+def fails(customer: Customer, playbook: str, trouble: Trouble) -> None:
+    """A whole run of the playbook, with a new domain, ends with one clear error and publishes nothing."""
     before = customer.live()
     assert ("@", "MX") not in before
     customer.joins(trouble)
     said = customer.publish("-vvv", playbook=playbook)
     assert "failed=1" in said and said.count("fatal: [mx1") == 1, said[-3000:]
     failure = said[said.index("fatal: [mx1") :]
-    assert "Nothing was published" in failure and told in failure, failure[:3000]
-    assert WRONG_SECRET not in said and customer.lab.env["LAB_TSIG"] not in said
-    assert customer.live() == before
+    assert "Nothing was published" in failure and TROUBLES[trouble] in failure, failure[:3000]
+    assert WRONG_SECRET not in said and customer.lab.env["LAB_TSIG"] not in said and TOKEN not in said
+    assert customer.live() == before and customer.ocean.faults.writes == 0
 
-    customer.joins()
-    said = customer.publish(playbook=playbook)
+
+@pytest.mark.parametrize("trouble", [wrong_credentials, missing_type], ids=lambda trouble: trouble.__name__)
+def test_publishing_in_trouble_publishes_nothing(customer: Customer, trouble: Trouble) -> None:
+    fails(customer, "publish_dns", trouble)
+
+
+def test_a_whole_apply_in_trouble_publishes_nothing_and_the_next_completes(customer: Customer) -> None:
+    try:
+        fails(customer, "site", missing_zone)
+    finally:
+        customer.leaves()
+        said = customer.publish(playbook="site")
     assert "failed=0" in said, said[-3000:]
-    assert customer.live()["@", "MX"] == {"10 mx1.acme.test."}
-    customer.leaves()
-    said = customer.publish("-e", json.dumps({"dns_force_delete": True}))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("playbook", ["publish_dns", "site"])
+@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.__name__)
+def test_after_every_trouble_the_next_run_completes(customer: Customer, playbook: str, trouble: Trouble) -> None:
+    try:
+        fails(customer, playbook, trouble)
+        customer.joins()
+        said = customer.publish(playbook=playbook)
+        assert "failed=0" in said, said[-3000:]
+        assert customer.live()["@", "MX"] == {"10 mx1.acme.test."}
+    finally:
+        customer.leaves()
+        said = customer.publish("-e", json.dumps({"dns_force_delete": True}), playbook=playbook)
     assert "failed=0" in said, said[-3000:]
 
 

@@ -21,7 +21,8 @@ Invariants, which tests/unit/test_dkim_rotation.py checks over random sequences 
 3. A key leaves `active` only for a key that is live in the same step, unless it is compromised, revoked, without its
    file, or no longer wanted.
 4. No key of the same domain and algorithm that is verified and observed live is passed over for one that is observed
-   not live. A new key never replaces another before it has propagated, not even a compromised one.
+   not live. A new key never replaces another before it has propagated, not even a compromised one. Nor does it sign in
+   place of one that caches have known: not where a domain returns, and not where a server denied the old one's record.
 5. A key is revoked only after the full wait in `retiring`, counted while the filter's configuration did not name it,
    and while the domain's RSA key is live; at once only if it is compromised or the DNS has it revoked already.
 6. Waiting time passes only between runs in which the DNS was observed and the host's clock agreed with the
