@@ -219,7 +219,7 @@ class Rfc2136:
             with self._meaning(zone):
                 answer = dns.query.tcp(message, self._address(), port=self._port, timeout=self._timeout)
         except (EOFError, dns.exception.DNSException) as error:
-            # An unsigned answer is an error of form to the library. Servers so refuse what is not theirs, or not allowed.
+            # To the library an unsigned answer is an error of form. So servers refuse what is not theirs, or forbidden.
             if isinstance(error, dns.exception.FormError):
                 label = self._label(zone)
                 if not self._serves(zone):
