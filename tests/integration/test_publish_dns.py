@@ -130,7 +130,7 @@ def missing_type(customer: Customer, host: dict[str, Any]) -> None:
 
 
 # What is wrong, and how the error says it.
-TROUBLES = {
+TROUBLES: dict[Trouble, str] = {
     wrong_credentials: "the TSIG key is refused",
     refused_connection: "Connection refused",
     silent_server: "no answer within 2 s",
