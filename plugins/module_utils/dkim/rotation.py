@@ -318,6 +318,13 @@ class _Machine:
         if named is None:
             # keys that came in with this step are the new ones
             named = frozenset() if self.emergency() else frozenset(key.selector for key in self.state.keys)
+        # the filter signs with it, but the state is an old one: it goes on like every compromised key in use
+        signing_now = named & self.seen.configured
+        for algorithm in self.policy.algorithms if self.policy.wanted else ():
+            if not self.of(algorithm, "active"):
+                in_use = self.first(algorithm, lambda key: key.selector in signing_now)
+                if in_use is not None:
+                    self.activate(in_use)
         for key in list(self.keys.values()):
             if key.selector in named and key.state != "revoked":
                 self.keys[key.selector] = replace(key, compromised=True)
