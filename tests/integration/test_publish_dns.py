@@ -98,7 +98,7 @@ def customer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Customer]:
     finally:
         ocean.close()
         knot.remove([ZONE])
-        lab.ssh("mx1", f"rm -rf /var/lib/mailwright/dkim/{ZONE}")
+        lab.ssh("mx1", f"cd /var/lib/mailwright/dkim && rm -rf {ZONE} nosuch.test")
 
 
 WRONG_SECRET = "d3JvbmdrZXl3cm9uZ2tleXdyb25na2V5d3Jvbmdr"
@@ -121,6 +121,7 @@ def silent_server(customer: Customer, host: dict[str, Any]) -> None:
 
 def missing_zone(_customer: Customer, host: dict[str, Any]) -> None:
     host["mail_dns"]["zones"]["nosuch.test"] = "ns1"
+    host["mail_domains__nosuch"] = [{"name": "nosuch.test"}]
 
 
 def missing_type(customer: Customer, host: dict[str, Any]) -> None:
