@@ -478,6 +478,15 @@ def test_a_key_that_may_not_list(lab: Lab) -> None:
         provider.records("acme.test.")
 
 
+def test_a_key_that_may_not_update(lab: Lab) -> None:
+    knot = Knot(lab)
+    provider = open_provider({**knot.settings, "key_name": "noupdate."})
+    new = RRset("may-not.acme.test.", "A", 300, ("192.0.2.1",))
+    with pytest.raises(CredentialsError, match="may not"):
+        provider.apply("acme.test.", [Change(None, new)])
+    assert new not in provider.records("acme.test.")
+
+
 def test_a_write_that_fails_in_one_zone_says_which(stage: Stage) -> None:
     label = stage.zones[1].partition(".")[0].encode()
     with relay(stage) as (path, settings):

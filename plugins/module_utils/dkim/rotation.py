@@ -21,7 +21,8 @@ Invariants, which tests/unit/test_dkim_rotation.py checks over random sequences 
 3. A key leaves `active` only for a key that is live in the same step, unless it is compromised, revoked, without its
    file, or no longer wanted.
 4. No key of the same domain and algorithm that is verified and observed live is passed over for one that is observed
-   not live. A new key never replaces another before it has propagated, not even a compromised one.
+   not live. A new key never replaces another before it has propagated, not even a compromised one. Nor does it sign in
+   place of one that caches have known: not where a domain returns, and not where a server denied the old one's record.
 5. A key is revoked only after the full wait in `retiring`, counted while the filter's configuration did not name it,
    and while the domain's RSA key is live; at once only if it is compromised or the DNS has it revoked already.
 6. Waiting time passes only between runs in which the DNS was observed and the host's clock agreed with the
@@ -190,11 +191,14 @@ class _Machine:
             waited=None,
             live=key.live and not revoked,
             verified=(key.verified or state == "propagated") and not revoked,
+            proven=key.proven or state == "propagated",
         )
 
     def of(self, algorithm: str, *states: str) -> list[Key]:
         """Keys in these states, in the states' order, the newest selector first."""
         keys = [key for key in self.keys.values() if key.algorithm == algorithm and key.state in states]
+        if len(keys) < 2:
+            return keys
         keys.sort(key=lambda key: (key.created, key.selector), reverse=True)
         return sorted(keys, key=lambda key: states.index(key.state))
 
@@ -286,7 +290,7 @@ class _Machine:
         elif sight == "live" and not key.verified and key.waited is None:
             self.begin(key)
         elif sight == "live" and not key.verified and self.has_propagated(key):
-            self.keys[key.selector] = replace(self.keys[key.selector], verified=True, waited=None)
+            self.keys[key.selector] = replace(self.keys[key.selector], verified=True, proven=True, waited=None)
 
     def activate(self, key: Key) -> None:
         """Let a key sign."""
@@ -314,6 +318,13 @@ class _Machine:
         if named is None:
             # keys that came in with this step are the new ones
             named = frozenset() if self.emergency() else frozenset(key.selector for key in self.state.keys)
+        # the filter signs with it, but the state is an old one: it goes on like every compromised key in use
+        signing_now = named & self.seen.configured
+        for algorithm in self.policy.algorithms if self.policy.wanted else ():
+            if not self.of(algorithm, "active"):
+                in_use = self.first(algorithm, lambda key: key.selector in signing_now)
+                if in_use is not None:
+                    self.activate(in_use)
         for key in list(self.keys.values()):
             if key.selector in named and key.state != "revoked":
                 self.keys[key.selector] = replace(key, compromised=True)
@@ -365,6 +376,8 @@ class _Machine:
             chosen = (
                 self.first(algorithm, lambda key: key.live and key.verified)
                 or self.first(algorithm, lambda key: key.selector in self.seen.configured)
+                # a new key is not better than one that caches know, even if a server denied it last
+                or self.first(algorithm, lambda key: key.proven)
                 or self.first(algorithm, lambda key: key.live)
                 # a new key is not better than one whose record was once there
                 or self.first(algorithm, lambda _key: True)
@@ -391,28 +404,33 @@ class _Machine:
         return heir is not None
 
     def first(self, algorithm: str, fits: Callable[[Key], bool]) -> Key | None:
-        """The best key that could sign and fits: one that has not signed yet before one that is retiring; of those that
-        retire unverified the oldest, which caches are the least likely to deny."""
-        keys = self.of(algorithm, *_NEXT)
-        retiring = self.of(algorithm, "retiring")
-        keys += [key for key in retiring if key.verified] + [key for key in reversed(retiring) if not key.verified]
-        usable = (key for key in keys if key.selector in self.seen.files and not key.compromised)
-        return next(filter(fits, usable), None)
+        """The best key that could sign and fits: one that no cache denies; of the others one that has not signed yet
+        before one that is retiring, and the oldest, which caches are the least likely to deny."""
+        keys = self.of(algorithm, *_NEXT, "retiring")
+        usable = [key for key in keys if key.selector in self.seen.files and not key.compromised and fits(key)]
+        verified = next((key for key in usable if key.verified), None)
+        # reversed: of those that share a state the oldest
+        return verified or min(reversed(usable), key=lambda key: (*_NEXT, "retiring").index(key.state), default=None)
 
     def heir(self, active: Key) -> Key | None:
         """The key that takes the active one's place now.
 
-        Where the active one is not there, one that has signed before is better; a new one never signs before it has
+        Where the active one is not there, one that caches have known is better; a new one never signs before it has
         propagated. A false "absent" so does no harm, and a missing record is published again in the same run.
         """
         in_need = not active.live or self.sight(active) == "mixed"
-        states = ("propagated", "retiring") if in_need else ("propagated",)
         named = active.selector in self.seen.configured
 
         def fits(key: Key) -> bool:
+            better = key.verified and not active.verified
+            older = better or (in_need and (key.proven or not active.proven))
             # what was there when the DNS last answered is better than what was not
-            remembered = self.sight(key) == "unknown" and not active.live and (key.verified or not named)
-            return key.state in states and key.live and (self.sight(key) == "live" or remembered)
+            remembered = self.sight(key) == "unknown" and (better or (not active.live and not named))
+            return (
+                (key.state == "propagated" or (key.state == "retiring" and older))
+                and key.live
+                and (self.sight(key) == "live" or remembered)
+            )
 
         return self.first(active.algorithm, lambda key: fits(key) and key.verified) or self.first(
             active.algorithm, fits

@@ -33,7 +33,7 @@ class Key:
 
     `dns` is the text of its TXT record, `since` when it came into its state, `live` whether all authoritative servers
     had its text when they were last asked with success, `verified` whether they have had it for so long that no cache
-    denies it.
+    denies it, and `proven` whether that was ever so.
     `waited` counts the seconds of the state's wait that have passed for certain; None: the wait has not begun.
     """
 
@@ -45,6 +45,7 @@ class Key:
     since: datetime
     live: bool = False
     verified: bool = False
+    proven: bool = False
     waited: float | None = None
     compromised: bool = False
 
@@ -186,6 +187,8 @@ def _parse_key(entry: dict[str, Any]) -> Key:
         since=parse_time(entry["since"]),
         live=bool(entry["live"]),
         verified=bool(entry["verified"]),
+        # states of before it was noted have none
+        proven=bool(entry.get("proven", entry["verified"])),
         waited=None if entry["waited"] is None else float(entry["waited"]),
         compromised=bool(entry["compromised"]),
     )

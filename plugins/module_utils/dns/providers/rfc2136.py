@@ -219,9 +219,13 @@ class Rfc2136:
             with self._meaning(zone):
                 answer = dns.query.tcp(message, self._address(), port=self._port, timeout=self._timeout)
         except (EOFError, dns.exception.DNSException) as error:
-            # An unsigned answer, which is how servers refuse what is not theirs, is an error of form to the library.
-            if isinstance(error, dns.exception.FormError) and not self._serves(zone):
-                raise ZoneMissingError(f"{self._label(zone)}: the server has no such zone") from None
+            # To the library an unsigned answer is an error of form. So servers refuse what is not theirs, or forbidden.
+            if isinstance(error, dns.exception.FormError):
+                label = self._label(zone)
+                if not self._serves(zone):
+                    raise ZoneMissingError(f"{label}: the server has no such zone") from None
+                if "requires a TSIG" in str(error):
+                    raise CredentialsError(f"{label}: the server answers unsigned: this key may not do that") from None
             raise UnreachableError(f"{self._label(zone)}: the answer makes no sense ({error})") from None
         return answer.rcode()
 
