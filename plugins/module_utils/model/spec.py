@@ -162,6 +162,11 @@ FEATURE_OPTIONS: Options = {
         "default": True,
         "description": "Tell the domains that mail came from, once a day, how it fared by their DMARC policy.",
     },
+    "tls_reports": {
+        "type": "bool",
+        "default": True,
+        "description": "Tell the domains that mail went to, once a day, how TLS with their servers went (RFC 8460).",
+    },
 }
 
 ACME_DNS_OPTIONS: Options = {
