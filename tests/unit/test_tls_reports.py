@@ -41,7 +41,7 @@ RECORD = "v=TLSRPTv1; rua=mailto:dave@peer.test,https://peer.test/tls"
 
 
 def datagram(*policies: dict[str, Any], domain: str = "peer.test", record: str = RECORD) -> bytes:
-    return json.dumps({"dpv": "1", "d": domain, "pr": record, "policies": policies}).encode()
+    return json.dumps({"d": domain, "pr": record, "policies": policies}).encode()
 
 
 def failed(policy: dict[str, Any], *failures: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def test_the_message_is_as_the_rfc_asks() -> None:
         datagram({"policy-type": 3, "t": 0, "f": 0}),
         datagram(failed(DANE, {"c": 999})),
         datagram({"policy-type": 1, "policy-string": [7], "f": 0}),
-        datagram(DANE).replace(b'"1", "d"', b'"2", "d"'),
+        datagram(DANE).replace(b'{"d"', b'{"dpv": "2", "d"'),
         datagram(DANE, domain=""),
     ],
 )  # fmt: skip
@@ -200,15 +200,17 @@ def test_a_flood_of_different_failures_has_its_bounds(store: sqlite3.Connection)
 
 def test_a_datagram_is_counted_soon_and_a_broken_store_stops_nobody(tmp_path: Path) -> None:
     path, complaints = tmp_path / "results.db", []
+    ready = threading.Event()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
 
     def work() -> None:
         connection = tls_store.connect(str(path))
+        ready.set()
         with contextlib.suppress(OSError):
             tls_store.collect(theirs, connection, complaints.append)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    threading.Thread(target=work, daemon=True).start()
+    assert ready.wait(60)
     with contextlib.closing(tls_store.connect(str(path))) as other:
         other.execute("ALTER TABLE policy RENAME TO elsewhere")
         ours.send(datagram(DANE))

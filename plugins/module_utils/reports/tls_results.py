@@ -86,8 +86,9 @@ def read(data: bytes) -> Results:
     """Read a datagram. Raises ReportError."""
     try:
         document = json.loads(data)
-        if document.get("dpv") != PROTOCOL:
-            raise ReportError(f"the datagram's version is {document.get('dpv')!r}, not {PROTOCOL}")
+        # Debian 13's libtlsrpt is of the time before there were versions
+        if document.get("dpv", PROTOCOL) != PROTOCOL:
+            raise ReportError(f"the datagram's version is {document['dpv']!r}, not {PROTOCOL}")
         domain = values.domain(document["d"], "d")
         return Results(
             domain=domain,
