@@ -283,6 +283,8 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
     probes.append(Probe("dns", "dns", lambda: dns.probe(model, QUESTION), DNS_TOTAL))
     if params["tls_dane"]:
         probes.append(Probe("TLSA", "dns", lambda: dane.probe(hostname)))
+    if features.get("tls_reports", False):
+        probes.append(Probe("to others", "reports", reports.probe_sent))
     if params["backup"]:
         probes.append(Probe("backup", "system", backup.probe))
     return [
