@@ -199,7 +199,8 @@ def test_a_flood_of_different_failures_has_its_bounds(store: sqlite3.Connection)
 
 
 def test_a_datagram_is_counted_soon_and_a_broken_store_stops_nobody(tmp_path: Path) -> None:
-    path, complaints = tmp_path / "results.db", []
+    path = tmp_path / "results.db"
+    complaints: list[str] = []
     ready = threading.Event()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
 

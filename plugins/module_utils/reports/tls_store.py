@@ -143,7 +143,9 @@ def send(connection: sqlite3.Connection, today: date, sender: Sender) -> str:
     A report is noted as sent after it was handed over. Killed in between, it goes a second time: with the same number
     and the same content, by which its receiver knows it.
     """
-    sent, waiting, given_up = [], [], []
+    sent: list[str] = []
+    waiting: list[str] = []
+    given_up: list[str] = []
     rows = "SELECT day, domain, destination, report FROM report WHERE state = 'waiting' ORDER BY day, domain"
     for text, domain, destination, report in connection.execute(rows).fetchall():
         day, problem = date.fromisoformat(text), ""
