@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from ansible_collections.mailwright.server.plugins.module_utils.dkim.state import is_revocation
 from ansible_collections.mailwright.server.plugins.module_utils.dns.verify import (
@@ -100,7 +100,7 @@ def look(
     return {name: judge(wanted, *_followed(*heard[name], beyond)) for name, wanted in records.items()}
 
 
-Heard = tuple[list[Answer | None], int | None]
+Heard: TypeAlias = "tuple[list[Answer | None], int | None]"
 
 
 def _hear(
