@@ -107,6 +107,7 @@ def test_whole_model() -> None:
             "mta_sts_outbound": True,
             "dmarc_reports": True,
             "tls_reports": True,
+            "mail_crypt": False,
         },
         "tls": {
             "mode": "files",

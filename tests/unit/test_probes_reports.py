@@ -63,9 +63,10 @@ def test_reports_to_others_are_found_in_the_file(tmp_path: Path) -> None:
     store = tmp_path / "results.db"
     assert probe_sent(str(store)) == []
     today = datetime.now(UTC).date()
-    with contextlib.closing(tls_store.connect(str(store))) as connection, connection:
+    with contextlib.closing(tls_store.connect(str(store))) as connection:
         for days in (1, 30):
             row = ((today - timedelta(days=days)).isoformat(), "a.test", "mailto:tls@a.test", "{}", "sent", "")
             connection.execute("INSERT INTO report VALUES (?, ?, ?, ?, ?, ?)", row)
+        connection.commit()
     (found,) = probe_sent(str(store))
     assert found.summary == "1 TLS reports sent in 7 d"

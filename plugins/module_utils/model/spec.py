@@ -175,6 +175,11 @@ FEATURE_OPTIONS: Options = {
         "default": True,
         "description": "Tell the domains that mail went to, once a day, how TLS with their servers went (RFC 8460).",
     },
+    "mail_crypt": {
+        "type": "bool",
+        "default": False,
+        "description": "Encrypt messages where they are stored, with a key of the host that must not be lost.",
+    },
 }
 
 ACME_DNS_OPTIONS: Options = {
