@@ -104,6 +104,13 @@ options:
             does not revoke the new keys.
         type: list
         elements: str
+  delegated:
+    description:
+      - Of O(domains), those whose owner leads the names of their keys elsewhere by CNAME, once for all.
+      - Their new keys have selectors that are known ahead; none is used twice.
+    type: list
+    elements: str
+    default: []
   immediate:
     description:
       - Whether compromised keys are revoked before their successors are published.
@@ -267,6 +274,7 @@ ignored:
 
 import contextlib
 import fcntl
+import itertools
 import os
 import secrets as random_source
 from collections.abc import Iterator
@@ -301,6 +309,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dkim.state impor
     State,
     algorithm_of,
     new_selector,
+    numbered_selector,
     parse_domains,
     parse_state,
     parse_time,
@@ -497,7 +506,8 @@ class Rotation:
     def pretend(self, missing: list[tuple[str, str]]) -> None:
         """Step with keys that do not exist, for the plan."""
         for domain, algorithm in missing:
-            selector = planned_selector(self.now, algorithm)
+            delegated = domain in self.module.params["delegated"]
+            selector = self.unused_selector(domain, algorithm) if delegated else planned_selector(self.now, algorithm)
             self.planned.add(selector)
             self.add(domain, algorithm, selector, f"v=DKIM1; k={algorithm}; p=")
         for domain in sorted({domain for domain, _algorithm in missing}):
@@ -524,6 +534,9 @@ class Rotation:
         taken = (
             seen.files | seen.tombstones | self.before[domain].used | {key.selector for key in self.before[domain].keys}
         )
+        if domain in self.module.params["delegated"]:
+            numbered = (numbered_selector(domain, number, algorithm) for number in itertools.count(1))
+            return next(selector for selector in numbered if selector not in taken)
         while (selector := new_selector(self.now, algorithm, random_source.choice)) in taken:
             pass
         return selector
@@ -672,6 +685,7 @@ def main() -> None:
         argument_spec={
             "path": {"type": "path", "default": "/var/lib/mailwright/dkim"},
             "domains": {"type": "list", "elements": "str", "required": True},
+            "delegated": {"type": "list", "elements": "str", "default": []},
             "ed25519": {"type": "bool", "default": True},
             "observations": {
                 "type": "list",

@@ -53,6 +53,10 @@ options:
         description: Whether it receives mail. The records of a domain that does not are not looked at.
         type: bool
         default: true
+      delegated:
+        description: Whether the domain's owner leads the records that change to O(delegation).
+        type: bool
+        default: false
       mta_sts:
         description: The domain's MTA-STS policy.
         type: str
@@ -74,6 +78,9 @@ options:
           authority_url:
             description: URL of its certificate.
             type: str
+  delegation:
+    description: The name below which records of domains elsewhere are published.
+    type: str
   parked_domains:
     description: Domains that have no mail. Their records are looked at too.
     type: list
@@ -253,7 +260,7 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
     listed = {family: (params["addresses"] or {}).get(family) or [] for family in ("ipv4", "ipv6")}
     addresses = [*listed["ipv4"], *listed["ipv6"]] or ["127.0.0.1"]
     model = {"hostname": hostname, "addresses": listed, "features": features, "domains": params["domains"],
-             "dns": {"parked_domains": params["parked_domains"]}}  # fmt: skip
+             "dns": {"parked_domains": params["parked_domains"], "delegation": params["delegation"]}}  # fmt: skip
     probes = [
         Probe("units", "services", lambda: services.probe_units(features)),
         Probe("firewall", "services", services.probe_firewall),
@@ -283,6 +290,8 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
     probes.append(Probe("dns", "dns", lambda: dns.probe(model, QUESTION), DNS_TOTAL))
     if params["tls_dane"]:
         probes.append(Probe("TLSA", "dns", lambda: dane.probe(hostname)))
+    if features.get("tls_reports", False):
+        probes.append(Probe("to others", "reports", reports.probe_sent))
     if params["backup"]:
         probes.append(Probe("backup", "system", backup.probe))
     return [
@@ -308,6 +317,7 @@ def main() -> None:
     domain = {
         "name": {"type": "str", "required": True},
         "enabled": {"type": "bool", "default": True},
+        "delegated": {"type": "bool", "default": False},
         "mta_sts": {"type": "str", "choices": ["none", "testing", "enforce"], "default": "none"},
         "dmarc": {"type": "str", "choices": ["none", "quarantine", "reject"], "default": "quarantine"},
         "bimi": {
@@ -321,6 +331,7 @@ def main() -> None:
             "addresses": {"type": "dict", "default": {}, "options": addresses},
             "features": {"type": "dict", "default": {}},
             "domains": {"type": "list", "elements": "dict", "default": [], "options": domain},
+            "delegation": {"type": "str"},
             "parked_domains": {"type": "list", "elements": "str", "default": []},
             "tls_mode": {"type": "str", "choices": ["self_signed", "files", "acme"], "default": "self_signed"},
             "tls_names": {"type": "list", "elements": "str", "default": []},

@@ -132,6 +132,8 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
      swapped("{{ lookup('ansible.builtin.file', mail_model.backup.ca_file) }}", f"-----BEGIN {GARBAGE}-----")),
     ("reports", "/etc/systemd/system/mailwright-reports.timer", "bad-time", swapped("*:0/5", "*:0/five")),
     ("reports", "/etc/systemd/system/mailwright-reports.service", "unknown-key", swapped("UMask=", "Umaks=")),
+    ("reports", "/etc/systemd/system/mailwright-tls-results.socket", "bad-mode", swapped("0600", "rw-------")),
+    ("reports", "/usr/local/lib/mailwright/send-tls-reports", "unclosed", swapped("send(", "send((")),
     ("roundcube", "/etc/nginx/mailwright.d/webmail.conf", "wrong-path", added("include /etc/nginx/none.conf;")),
     ("roundcube", "/etc/php/8.4/fpm/pool.d/www.conf", "no-such-user", swapped("user = www-data", "user = nobody2")),
 ]  # fmt: skip
@@ -218,7 +220,13 @@ UNITS = {
     "mta_sts": ["postfix-mta-sts-resolver.service"],
     "acme": ["certbot.timer"],
     "backup": ["mailwright-backup.timer", "mailwright-backup-check.timer"],
-    "reports": ["mailwright-reports.timer", "mailwright-dmarc-reports.timer"],
+    "reports": [
+        "mailwright-reports.timer",
+        "mailwright-dmarc-reports.timer",
+        "mailwright-tls-results.socket",
+        "mailwright-tls-results.service",
+        "mailwright-tls-reports.timer",
+    ],
     "transaction": ["mailwright-recovery.service"],
     "roundcube": ["php8.4-fpm.service", "nginx.service"],
     "api": ["mailwright-api.socket", "mailwright-api.service", "mailwright-dispatch.service", "nginx.service"],

@@ -29,6 +29,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.dkim.state impor
     Key,
     State,
     new_selector,
+    numbered_selector,
     parse_domains,
     parse_state,
     render_state,
@@ -490,3 +491,18 @@ def test_a_state_that_is_not_one_is_an_error(text: str) -> None:
 
 def test_domains_given_twice_name_the_first() -> None:
     assert parse_domains(["a.test", "b.test", "a.test"]) == ["domains[2]: 'a.test' is already domains[0]"]
+
+
+def test_a_delegated_domains_selectors_are_known_ahead(apply: Any) -> None:
+    planned = apply("far.test", "acme.test", delegated=["far.test"], now=START, check=True)["keys"]
+    done = apply("far.test", "acme.test", delegated=["far.test"], now=START)["keys"]
+    numbers = [numbered_selector("far.test", 1, algorithm) for algorithm in ("ed25519", "rsa")]
+    assert [key["selector"] for key in done["far.test"]] == numbers
+    # so the plan is exact
+    assert [key["selector"] for key in planned["far.test"]] == numbers
+    assert all(key["planned"] for key in planned["far.test"])
+    assert not any(key["selector"].startswith("mw") for key in done["acme.test"])
+    # the next ones are others, whatever became of the first
+    later = "2026-10-01T12:00:00+00:00"
+    selectors = {key["selector"] for key in apply("far.test", delegated=["far.test"], now=later)["keys"]["far.test"]}
+    assert selectors >= {numbered_selector("far.test", 2, "rsa")}

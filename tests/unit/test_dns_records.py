@@ -16,6 +16,12 @@ import dns.zone
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.mailwright.server.plugins.filter.dns_zone import FilterModule
+from ansible_collections.mailwright.server.plugins.module_utils.dkim.state import (
+    NUMBERS,
+    algorithm_of,
+    number_of,
+    numbered_selector,
+)
 from ansible_collections.mailwright.server.plugins.module_utils.dns.mta_sts import policy_id, policy_text
 from ansible_collections.mailwright.server.plugins.module_utils.dns.names import domain_error, selector_error
 from ansible_collections.mailwright.server.plugins.module_utils.dns.records import record_set
@@ -295,3 +301,61 @@ def test_the_filter_gives_the_zone_and_a_readable_error() -> None:
     assert dns_zone(MODEL, KEYS) == zone_text(record_set(MODEL, KEYS))
     with pytest.raises(AnsibleFilterError, match="lacks 'addresses'"):
         dns_zone({"hostname": "mx1.acme.test", "domains": [], "tls": {"dane": False, "acme": None}}, {})
+
+
+# --- a zone elsewhere, by CNAME -------------------------------------------------------------------------------------
+
+FAR = "far.example"
+R1, E1 = (numbered_selector(FAR, 1, algorithm) for algorithm in ("rsa", "ed25519"))
+
+
+def delegated(keys: dict[str, Any], **domain: Any) -> dict[tuple[str, str], tuple[str, ...]]:
+    model = {**MODEL, "dns": {"delegation": "dns.acme.test", "parked_domains": []},
+             "domains": [{"name": FAR, "enabled": True, "delegated": True, **domain}] if domain else []}  # fmt: skip
+    return {(rrset.name, rrset.type): rrset.values for rrset in record_set(model, keys)}
+
+
+def key(selector: str) -> dict[str, str]:
+    return {"selector": selector, "path": "/k", "dns": "v=DKIM1; k=rsa; p=AAAA"}
+
+
+def test_what_changes_lies_below_the_delegation() -> None:
+    found = delegated({FAR: [key(R1), key(E1)]}, mta_sts="enforce")
+    name = f"{R1}._domainkey.{FAR}."
+    assert found[name, "CNAME"] == (f"{name}dns.acme.test.",)
+    assert found[f"{name}dns.acme.test.", "TXT"] == ('"v=DKIM1; k=rsa; p=AAAA"',)
+    assert (name, "TXT") not in found
+    assert found[f"_mta-sts.{FAR}.", "CNAME"] == (f"_mta-sts.{FAR}.dns.acme.test.",)
+    assert found[f"_mta-sts.{FAR}.dns.acme.test.", "TXT"][0].startswith('"v=STSv1; id=')
+    # the others are entered once, as ever
+    assert found[f"{FAR}.", "MX"] == ("10 mx1.acme.test.",)
+    aliases = {name for name, kind in found if kind == "CNAME" and "._domainkey." in name}
+    assert len(aliases) == 2 * NUMBERS
+
+
+def test_the_names_to_set_are_the_same_for_years() -> None:
+    def aliases(number: int) -> set[str]:
+        keys = [key(numbered_selector(FAR, used, "rsa")) for used in range(max(1, number - 2), number + 1)]
+        return {
+            name for name, kind in delegated({FAR: keys}, mta_sts="none") if kind == "CNAME" and "_domainkey" in name
+        }
+
+    assert aliases(1) == aliases(2) == aliases(NUMBERS - 2)
+    # the next ones are named while one of the first is left
+    assert aliases(NUMBERS - 1) > aliases(1)
+    assert len(aliases(NUMBERS - 1)) == 4 * NUMBERS
+
+
+def test_keys_of_before_stay_where_they_are_and_those_of_a_domain_that_left_below() -> None:
+    found = delegated({FAR: [key("20260301rk3x9"), key(R1)]}, mta_sts="none")
+    assert (f"20260301rk3x9._domainkey.{FAR}.", "TXT") in found
+    left = delegated({FAR: [key(R1)]})
+    assert set(left) >= {(f"{R1}._domainkey.{FAR}.dns.acme.test.", "TXT")}
+    assert not [name for name, kind in left if kind == "CNAME"]
+
+
+def test_numbered_selectors_are_the_domains_own() -> None:
+    assert selector_error(numbered_selector(FAR, 9999, "rsa")) is None
+    assert algorithm_of(E1) == "ed25519"
+    assert (number_of(R1), number_of("20260301rk3x9")) == (1, None)
+    assert numbered_selector("other.example", 1, "rsa") != R1

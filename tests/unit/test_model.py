@@ -106,6 +106,7 @@ def test_whole_model() -> None:
             "autoconfig": True,
             "mta_sts_outbound": True,
             "dmarc_reports": True,
+            "tls_reports": True,
             "mail_crypt": False,
         },
         "tls": {
@@ -119,6 +120,7 @@ def test_whole_model() -> None:
         "dns": {
             "providers": {"own": {"type": "rfc2136", "port": 53}},
             "zones": {"acme.test": "own", "_domainkey.globex.test": "own"},
+            "delegation": None,
             "ledger": None,
             "resolvers": [],
             "parked_domains": [],
@@ -126,7 +128,16 @@ def test_whole_model() -> None:
         "api": None,
         "backup": None,
         "reports_from": "mail-reports@acme.test",
-        "domains": [{"name": "acme.test", "enabled": True, "mta_sts": "none", "dmarc": "quarantine", "bimi": None}],
+        "domains": [
+            {
+                "name": "acme.test",
+                "enabled": True,
+                "delegated": False,
+                "mta_sts": "none",
+                "dmarc": "quarantine",
+                "bimi": None,
+            }
+        ],
         "mailboxes": [
             {
                 "address": f"{name}@acme.test",
@@ -358,6 +369,36 @@ def test_every_variable_refuses_a_wrong_type(name: str) -> None:
         ({"mail_domains__x": [{"enabled": False}]}, "mail_domains__x[0].name: is missing: The domain's name"),
         ({"mail_dns": {"providers": ["a"]}}, "mail_dns.providers: is a list: write a mapping"),
         ({"mail_dns": {"providers": {"a": {"key": "s3cret"}}}}, "mail_dns.providers.a: is not a provider: write a"),
+        (
+            {"mail_dns": {"delegation": "dns.acme.test"}},
+            "mail_dns.delegation: 'dns.acme.test' lies in none of mail_dns.zones: write a name that does",
+        ),
+        (
+            {"mail_domains": [{"name": "far.test", "delegated": True}]},
+            "mail_domains[0].delegated: needs mail_dns.delegation: write there where the owner's CNAMEs lead to",
+        ),
+        (
+            {
+                "mail_dns": {
+                    "providers": {"a": {"type": "manual"}},
+                    "zones": {"acme.test": "a", "far.test": "a"},
+                    "delegation": "dns.acme.test",
+                },
+                "mail_domains": [{"name": "far.test", "delegated": True}],
+            },
+            "mail_domains[0].delegated: far.test lies in far.test of mail_dns.zones, which is written: remove one",
+        ),
+        (
+            {
+                "mail_dns": {
+                    "providers": {"a": {"type": "manual"}},
+                    "zones": {"acme.test": "a"},
+                    "delegation": f"{'d' * 60}.acme.test",
+                },
+                "mail_domains": [{"name": ".".join(["x" * 50] * 3) + ".test", "delegated": True}],
+            },
+            f"mail_domains[0].delegated: {'.'.join(['x' * 50] * 3)}.test is too long to lie below",
+        ),
         (
             {"mail_dns": {"providers": {"a": {"type": "manual"}}, "zones": {"acme.test": "b"}}},
             "mail_dns.zones.'acme.test': 'b' is not one of mail_dns.providers: a",

@@ -5,9 +5,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import contextlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-from ansible_collections.mailwright.server.plugins.module_utils.probes.reports import LISTED, Domain, Seen, evaluate
+from ansible_collections.mailwright.server.plugins.module_utils.probes.reports import (
+    LISTED,
+    Domain,
+    Seen,
+    evaluate,
+    evaluate_sent,
+    probe_sent,
+)
+from ansible_collections.mailwright.server.plugins.module_utils.reports import tls_store
 
 NOW = 1_800_000_000.0
 TWO_HOURS_AGO = datetime.fromtimestamp(NOW - 7200, UTC)
@@ -40,3 +50,23 @@ def test_reports_that_nobody_reads_warn() -> None:
     found = evaluate(Seen(0, 0, None, 0, ()), [10.0, 7200.0], NOW)
     assert found.status == "warn"
     assert found.detail == ("1 messages wait to be read, since 2 h: journalctl -u mailwright-reports",)
+
+
+def test_reports_to_others_that_were_not_taken_are_listed() -> None:
+    sent = ("a.test", "mailto:tls@a.test", "sent", "")
+    found = evaluate_sent([sent, ("b.test", "https://b.test/tls", "given up", "404 Not Found")])
+    assert (found.status, found.summary) == ("ok", "1 TLS reports sent in 7 d, 1 given up")
+    assert found.detail == ("b.test to https://b.test/tls: 404 Not Found",)
+
+
+def test_reports_to_others_are_found_in_the_file(tmp_path: Path) -> None:
+    store = tmp_path / "results.db"
+    assert probe_sent(str(store)) == []
+    today = datetime.now(UTC).date()
+    with contextlib.closing(tls_store.connect(str(store))) as connection:
+        for days in (1, 30):
+            row = ((today - timedelta(days=days)).isoformat(), "a.test", "mailto:tls@a.test", "{}", "sent", "")
+            connection.execute("INSERT INTO report VALUES (?, ?, ?, ?, ?, ?)", row)
+        connection.commit()
+    (found,) = probe_sent(str(store))
+    assert found.summary == "1 TLS reports sent in 7 d"

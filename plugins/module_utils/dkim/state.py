@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +26,10 @@ PLANNED_SUFFIX = "0000"
 _SUFFIX_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _LETTERS = {"rsa": "r", "ed25519": "e"}
 _SELECTOR = re.compile(r"[0-9]{8}([re])[a-z0-9]{4}")
+# Selectors that are known ahead: a digest of the domain, so that no two domains' are alike, a number, the algorithm.
+_NUMBERED = re.compile(r"mw[0-9a-f]{8}-([1-9][0-9]{0,3})([re])")
+# So many of each algorithm are named at a time; the next ones when the last but one is in use.
+NUMBERS = 10
 
 
 @dataclass(frozen=True)
@@ -96,10 +101,29 @@ def new_selector(now: datetime, algorithm: str, choose: Callable[[str], str]) ->
             return f"{now:%Y%m%d}{_LETTERS[algorithm]}{suffix}"
 
 
+def numbered_selector(domain: str, number: int, algorithm: str) -> str:
+    """The selector of a delegated domain's key with this number: its owner leads all of them here, once."""
+    return f"mw{hashlib.sha256(domain.encode()).hexdigest()[:8]}-{number}{_LETTERS[algorithm]}"
+
+
+def number_of(selector: str) -> int | None:
+    """The number of a selector of a delegated domain; None: it is another one."""
+    match = _NUMBERED.fullmatch(selector)
+    return int(match[1]) if match else None
+
+
+def numbered_ahead(domain: str, selectors: Iterable[str]) -> list[str]:
+    """The selectors that a delegated domain's owner has to lead here, when these are in use."""
+    highest = max((number_of(selector) or 0 for selector in selectors), default=0)
+    last = NUMBERS * ((highest + 1) // NUMBERS + 1)
+    return [numbered_selector(domain, number, algorithm) for number in range(1, last + 1) for algorithm in ALGORITHMS]
+
+
 def algorithm_of(selector: str) -> str | None:
     """Tell the algorithm from a selector's letter; None: it is not one of ours."""
-    match = _SELECTOR.fullmatch(selector)
-    return {letter: name for name, letter in _LETTERS.items()}[match[1]] if match else None
+    match, numbered = _SELECTOR.fullmatch(selector), _NUMBERED.fullmatch(selector)
+    letter = match[1] if match else numbered[2] if numbered else None
+    return next((name for name, own in _LETTERS.items() if own == letter), None)
 
 
 def record_text(algorithm: str, public_key: bytes) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.mailwright.server.plugins.module_utils.dkim.state import number_of, numbered_ahead
 from ansible_collections.mailwright.server.plugins.module_utils.dns import mta_sts
 from ansible_collections.mailwright.server.plugins.module_utils.dns.names import domain_error, selector_error
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value, zone_order
@@ -80,10 +81,8 @@ def record_set(
         add(name, "MX", "0 .")
         add(name, "TXT", text_value("v=spf1 -all"))
         add(f"_dmarc.{name}", "TXT", text_value("v=DMARC1; p=reject"))
-    for domain, keys in dkim_keys.items():
-        for key in keys:
-            add(f"{key['selector']}._domainkey.{domain}", "TXT", text_value(key["dns"]))
     for name, kind, value in [
+        *_key_records(model, dkim_keys),
         *_sender_records(model),
         *_client_records(model, domains),
         *_transport_records(model, domains),
@@ -112,6 +111,32 @@ def model_records(
     if tls["acme"] and tls["acme"]["caa"] and account["uri"]:
         found["caa"] = [f'0 issue "{tls["acme"]["caa"]}; accounturi={account["uri"]}"']
     return record_set(model, dkim_keys, **found)
+
+
+def _key_records(
+    model: Mapping[str, Any], dkim_keys: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[tuple[str, str, str]]:
+    """The DKIM keys, in the form of _client_records. Those with a numbered selector lie below the delegation, also of a
+    domain that left; its owner's CNAMEs lead there."""
+    delegation = model.get("dns", {}).get("delegation")
+    found = []
+    for domain, keys in dkim_keys.items():
+        for key in keys:
+            name = f"{key['selector']}._domainkey.{domain}"
+            below = delegation and number_of(key["selector"])
+            found.append((f"{name}.{delegation}" if below else name, "TXT", text_value(key["dns"])))
+    for domain in sorted(_delegated(model)):
+        selectors = numbered_ahead(domain, (key["selector"] for key in dkim_keys.get(domain, ())))
+        names = [f"{selector}._domainkey.{domain}" for selector in selectors]
+        found += [(name, "CNAME", f"{name}.{delegation}.") for name in names]
+    return found
+
+
+def _delegated(model: Mapping[str, Any]) -> set[str]:
+    """Domains whose owners lead the records that change to us."""
+    if not model.get("dns", {}).get("delegation"):
+        return set()
+    return {domain["name"] for domain in model["domains"] if domain["enabled"] and domain.get("delegated")}
 
 
 def _sender_records(model: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -149,13 +174,19 @@ def _client_records(model: Mapping[str, Any], domains: list[str]) -> list[tuple[
 def _transport_records(model: Mapping[str, Any], domains: list[str]) -> list[tuple[str, str, str]]:
     """What other servers are told about TLS (RFC 8460, RFC 8461), in the form of _client_records."""
     modes = {domain["name"]: domain.get("mta_sts", "none") for domain in model["domains"]}
+    delegated = _delegated(model)
     found = []
     for domain in domains:
         reports = f"v=TLSRPTv1; rua=mailto:{addresses.address(domain)}"
         found.append((f"_smtp._tls.{domain}", "TXT", text_value(reports)))
         if modes[domain] != "none":
             policy = mta_sts.policy_text(modes[domain], model["hostname"])
-            found.append((f"_mta-sts.{domain}", "TXT", text_value(mta_sts.record_text(policy))))
+            name = f"_mta-sts.{domain}"
+            if domain in delegated:
+                below = f"{name}.{model['dns']['delegation']}"
+                found.append((name, "CNAME", f"{below}."))
+                name = below
+            found.append((name, "TXT", text_value(mta_sts.record_text(policy))))
             found += _aliases(model, domains, f"mta-sts.{domain}")
     return found
 

@@ -1,15 +1,18 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the authoritative name servers say of DKIM records, as the rotation of keys wants to know it."""
+"""What the authoritative name servers say of DKIM records, as the rotation of keys wants to know it.
+
+A name may be an alias into another zone: then all servers of both zones are asked, the alias's and its target's.
+"""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from ansible_collections.mailwright.server.plugins.module_utils.dkim.state import is_revocation
 from ansible_collections.mailwright.server.plugins.module_utils.dns.verify import (
@@ -37,10 +40,12 @@ DEFAULT_TTL, DEFAULT_NEGATIVE_TTL = 3600, 86400
 
 @dataclass(frozen=True)
 class Answer:
-    """What one server has at a name: its TXT texts, and the TTL of the record set in seconds."""
+    """What one server has at a name: its TXT texts, the TTL of the record set in seconds, and the name to which it
+    leads in place of them (CNAME)."""
 
     texts: frozenset[str]
     ttl: int | None
+    target: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,23 +93,51 @@ def look(
     zones the servers are found by the NS record set, through `resolvers` or those of this machine.
     """
     known = sorted(zones, key=len, reverse=True)
-    # All selectors of a domain have one parent, and so one zone.
-    parents = sorted({name.partition(".")[2] for name in records})
     with ThreadPoolExecutor(WORKERS) as pool:
-        zone_of = dict(zip(parents, pool.map(lambda parent: _zone(parent, known, resolvers), parents), strict=True))
-        found = sorted({zone for zone in zone_of.values() if zone})
-        asked = dict(zip(found, pool.map(lambda zone: _servers(zone, servers, resolvers), found), strict=True))
-        negative = dict(zip(found, pool.map(lambda zone: _negative_ttl(zone, asked[zone]), found), strict=True))
-        questions = [
-            (name, server) for name in records for server in asked.get(zone_of[name.partition(".")[2]] or "", ())
-        ]
-        answers: dict[str, list[Answer | None]] = {name: [] for name in records}
-        for (name, _server), answer in zip(questions, pool.map(lambda one: _ask(*one), questions), strict=True):
-            answers[name].append(answer)
-    return {
-        name: judge(wanted, answers[name], negative.get(zone_of[name.partition(".")[2]] or ""))
-        for name, wanted in records.items()
-    }
+        heard = _hear(records, known, servers, resolvers, pool)
+        targets = {answer.target for said, _negative in heard.values() for answer in said if answer and answer.target}
+        beyond = _hear(targets, known, servers, resolvers, pool)
+    return {name: judge(wanted, *_followed(*heard[name], beyond)) for name, wanted in records.items()}
+
+
+Heard: TypeAlias = "tuple[list[Answer | None], int | None]"
+
+
+def _hear(
+    names: Iterable[str],
+    known: Sequence[str],
+    servers: Mapping[str, Sequence[Server]],
+    resolvers: Sequence[Server],
+    pool: ThreadPoolExecutor,
+) -> dict[str, Heard]:
+    """What all servers of each name's zone say of it, and the zone's negative TTL."""
+    names = sorted(names)
+    # All selectors of a domain have one parent, and so one zone.
+    parents = sorted({name.partition(".")[2] for name in names})
+    zone_of = dict(zip(parents, pool.map(lambda parent: _zone(parent, known, resolvers), parents), strict=True))
+    found = sorted({zone for zone in zone_of.values() if zone})
+    asked = dict(zip(found, pool.map(lambda zone: _servers(zone, servers, resolvers), found), strict=True))
+    negative = dict(zip(found, pool.map(lambda zone: _negative_ttl(zone, asked[zone]), found), strict=True))
+    zones = {name: zone_of[name.partition(".")[2]] or "" for name in names}
+    questions = [(name, server) for name in names for server in asked.get(zones[name], ())]
+    answers: dict[str, list[Answer | None]] = {name: [] for name in names}
+    for (name, _server), answer in zip(questions, pool.map(lambda one: _ask(*one), questions), strict=True):
+        answers[name].append(answer)
+    return {name: (answers[name], negative.get(zones[name])) for name in names}
+
+
+def _followed(said: Sequence[Answer | None], negative: int | None, beyond: Mapping[str, Heard]) -> Heard:
+    """The answers, for each alias what the servers of its target say, and the longest negative TTL. Pure."""
+    found: list[Answer | None] = []
+    for answer in said:
+        if answer is None or answer.target is None:
+            found.append(answer)
+            continue
+        there, negative_there = beyond[answer.target]
+        negative = None if negative is None or negative_there is None else max(negative, negative_there)
+        # a target whose servers are not known is one that gave no answer
+        found += [one and replace(one, ttl=max(one.ttl or 0, answer.ttl or 0)) for one in there] or [None]
+    return found, negative
 
 
 def _zone(parent: str, known: Sequence[str], resolvers: Sequence[Server]) -> str | None:
@@ -145,6 +178,10 @@ def _ask(name: str, server: Server) -> Answer | None:
     except NoAnswerError:
         return None
     owner = dns.name.from_text(name)
-    sets: list[Any] = [one for one in answer.answer if one.name == owner and one.rdtype == dns.rdatatype.TXT]
-    texts = frozenset(b"".join(record.strings).decode("utf-8", "replace") for one in sets for record in one)
-    return Answer(texts, max((one.ttl for one in sets), default=None))
+    sets: list[Any] = [one for one in answer.answer if one.name == owner]
+    aliases = [one for one in sets if one.rdtype == dns.rdatatype.CNAME]
+    if aliases:
+        return Answer(frozenset(), aliases[0].ttl, aliases[0][0].target.canonicalize().to_text())
+    texts = [one for one in sets if one.rdtype == dns.rdatatype.TXT]
+    found = frozenset(b"".join(record.strings).decode("utf-8", "replace") for one in texts for record in one)
+    return Answer(found, max((one.ttl for one in texts), default=None))

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
+from ansible_collections.mailwright.server.plugins.module_utils.dkim.state import numbered_selector
+from ansible_collections.mailwright.server.plugins.module_utils.dns.names import MAX_NAME
 from ansible_collections.mailwright.server.plugins.module_utils.reports import addresses
 from ansible_collections.mailwright.server.plugins.module_utils.sending import keys
 
@@ -92,6 +94,7 @@ class Tls(TypedDict):
 class Dns(TypedDict):
     providers: dict[str, dict[str, Any]]
     zones: dict[str, str]
+    delegation: str | None
     ledger: str | None
     resolvers: list[str]
     parked_domains: list[str]
@@ -136,6 +139,7 @@ class Api(TypedDict):
 class Domain(TypedDict):
     name: str
     enabled: bool
+    delegated: bool
     mta_sts: MtaSts
     dmarc: Dmarc
     bimi: Bimi | None
@@ -230,6 +234,11 @@ def tls_names(hostname: str, domains: Iterable[Domain], features: Mapping[str, b
             services += ["mta-sts"] if domain["mta_sts"] != "none" else []
             names |= {f"{service}.{domain['name']}" for service in services}
     return [hostname, *sorted(names - {hostname})]
+
+
+def _zone_of(name: str, zones: Iterable[str]) -> str | None:
+    """The longest of the zones that holds the name."""
+    return max((zone for zone in zones if f".{name}".endswith(f".{zone}")), key=len, default=None)
 
 
 class _Builder:
@@ -386,10 +395,30 @@ class _Builder:
         return {
             "providers": providers,
             "zones": zones,
+            "delegation": self.delegation(values["delegation"], zones),
             "ledger": self.attempt("mail_dns.ledger", parse_text, values["ledger"]) or None,
             "resolvers": [resolver for resolver in resolvers if resolver is not None],
             "parked_domains": self.parked_domains(values["parked_domains"], hostname),
         }
+
+    def delegation(self, value: object, zones: dict[str, str]) -> str | None:
+        """The name to which owners of zones elsewhere lead records, which must be one that we can write at."""
+        path = "mail_dns.delegation"
+        name = None if value is None else self.attempt(path, lambda text: parse_zone(str(text)), value)
+        if name is not None and _zone_of(name, zones) is None:
+            self.problems.error(path, f"{shown(name)} lies in none of mail_dns.zones: write a name that does")
+        for domain in [domain["name"] for domain in self.domains.values() if domain["delegated"]]:
+            path, zone = f"{self.domain_paths[domain]}.delegated", _zone_of(domain, zones)
+            longest = f"{numbered_selector(domain, 9999, 'rsa')}._domainkey.{domain}.{name}"
+            if value is None:
+                self.problems.error(path, "needs mail_dns.delegation: write there where the owner's CNAMEs lead to")
+            elif zone is not None:
+                self.problems.error(path, f"{domain} lies in {zone} of mail_dns.zones, which is written: remove one")
+            elif name is not None and len(longest) > MAX_NAME:
+                self.problems.error(
+                    path, f"{domain} is too long to lie below {name}: write a shorter mail_dns.delegation"
+                )
+        return name
 
     def api_keys(self, entries: list[tuple[str, dict[str, Any] | None]]) -> list[ApiKey]:
         found: dict[tuple[str, str], ApiKey] = {}
@@ -505,6 +534,7 @@ class _Builder:
         self.domains[name] = {
             "name": name,
             "enabled": entry["enabled"] is True,
+            "delegated": entry["delegated"] is True,
             "mta_sts": "none" if isinstance(entry["mta_sts"], Unreadable) else entry["mta_sts"],
             "dmarc": "quarantine" if isinstance(entry["dmarc"], Unreadable) else entry["dmarc"],
             "bimi": None if entry["bimi"] is None else self.bimi(f"{path}.bimi", entry),

@@ -117,6 +117,14 @@ DOMAIN_OPTIONS: Options = {
         "default": [],
         "description": "Where mail to addresses goes that do not exist in the domain.",
     },
+    "delegated": {
+        "type": "bool",
+        "default": False,
+        "description": [
+            "The domain's zone is somebody else's, who leads the names of records that change here by CNAME.",
+            "They are published below O(mail_dns.delegation). DKIM keys then have selectors that are known ahead.",
+        ],
+    },
     "mta_sts": {
         "type": "str",
         "default": "none",
@@ -161,6 +169,11 @@ FEATURE_OPTIONS: Options = {
         "type": "bool",
         "default": True,
         "description": "Tell the domains that mail came from, once a day, how it fared by their DMARC policy.",
+    },
+    "tls_reports": {
+        "type": "bool",
+        "default": True,
+        "description": "Tell the domains that mail went to, once a day, how TLS with their servers went (RFC 8460).",
     },
     "mail_crypt": {
         "type": "bool",
@@ -279,6 +292,13 @@ DNS_OPTIONS: Options = {
             "The zones to publish into, each with the name of its provider. Nothing is published when there are none.",
             "A name such as C(_domainkey.example.org) can be a zone of its own, delegated by the owner of the rest.",
             "Keep a zone listed until the records of its last domain are removed.",
+        ],
+    },
+    "delegation": {
+        "type": "str",
+        "description": [
+            "A name in one of the zones. Records of domains with O(mail_domains[].delegated) are published below it.",
+            "Their owners' CNAMEs lead there: do not change it while there are any.",
         ],
     },
     "ledger": {

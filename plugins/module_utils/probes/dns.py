@@ -52,7 +52,7 @@ def wanted_by_owner(
 ) -> dict[str, list[RRset]]:
     """The derived record sets, apart for the host and for each enabled or parked domain; `keys` as in record_set."""
     hostname = model["hostname"]
-    bare = {**model, "domains": [], "dns": {}}
+    bare = {**model, "domains": [], "dns": {"delegation": model.get("dns", {}).get("delegation")}}
     host = record_set(bare, {})
     # they have records of their own
     names = {f"{domain['name']}." for domain in model["domains"] if domain["enabled"]}

@@ -1,11 +1,13 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What other servers reported about the domains here, and whether reports are read."""
+"""What other servers reported about the domains here, whether reports are read, and what is reported to others."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,6 +15,7 @@ from typing import NamedTuple
 
 from ansible_collections.mailwright.server.plugins.module_utils.probes.result import Result, Status, duration
 from ansible_collections.mailwright.server.plugins.module_utils.reports.intake import SPOOL
+from ansible_collections.mailwright.server.plugins.module_utils.reports.tls_store import STORE
 
 DAYS = 7
 # The intake runs every five minutes.
@@ -99,6 +102,29 @@ def _line(domain: Domain) -> str:
     if domain.sessions_failed:
         parts.append(f"{domain.sessions_failed} of {domain.sessions} TLS sessions failed")
     return f"{domain.name}: {', '.join(parts)}"
+
+
+def evaluate_sent(states: Sequence[tuple[str, str, str, str]]) -> Result:
+    """Say what became of the last days' TLS reports: domain, destination, state, problem. That others do not take
+    theirs is no fault here."""
+    counted = {state: [row for row in states if row[2] == state] for state in ("sent", "waiting", "given up")}
+    words = f"{len(counted['sent'])} TLS reports sent in {DAYS} d"
+    words += "".join(f", {len(counted[state])} {state}" for state in ("waiting", "given up") if counted[state])
+    missed = [*counted["given up"], *counted["waiting"]]
+    lines = [f"{domain} to {target}: {problem or 'not tried yet'}" for domain, target, _state, problem in missed]
+    if len(lines) > LISTED:
+        lines = [*lines[:LISTED], f"and {len(lines) - LISTED} more"]
+    data = {state.replace(" ", "_"): len(rows) for state, rows in counted.items()}
+    return Result("to others", "reports", "ok", words, tuple(lines), data=data)
+
+
+def probe_sent(store: str = STORE) -> list[Result]:
+    """Look into the file of TLS results; nothing where no mail was counted yet."""
+    if not os.path.exists(store):
+        return []
+    with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=5)) as connection:
+        query = "SELECT domain, destination, state, problem FROM report WHERE day >= date('now', ?) ORDER BY 1, 2"
+        return [evaluate_sent(connection.execute(query, (f"-{DAYS} days",)).fetchall())]
 
 
 def probe() -> list[Result]:

@@ -37,6 +37,9 @@ UNITS: tuple[tuple[str, str | None], ...] = (
     ("mailwright-index.timer", "fulltext"),
     ("mailwright-reports.timer", None),
     ("mailwright-dmarc-reports.timer", "dmarc_reports"),
+    ("mailwright-tls-results.socket", "tls_reports"),
+    ("mailwright-tls-results.service", "tls_reports"),
+    ("mailwright-tls-reports.timer", "tls_reports"),
 )
 JAILS: tuple[tuple[str, str | None], ...] = (
     ("sshd", None),
