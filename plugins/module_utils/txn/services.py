@@ -31,6 +31,8 @@ MAIL_PATH = (
 )  # fmt: skip
 # The units that read what a role's config_tree wrote, by the manifest's name.
 CONFIGURED = {
+    "api": ("mailwright-api.service", "mailwright-dispatch.service", "nginx.service"),
+    "base": ("systemd-journald.service",),
     "clamav": ("clamav-daemon.service", "clamav-freshclam.service"),
     "dovecot": ("dovecot.service",),
     "firewall": ("nftables.service", "fail2ban.service"),
@@ -63,6 +65,24 @@ def down(before: dict[str, str]) -> list[str]:
     """Units that were active and are not."""
     now = states()
     return sorted(name for name, state in before.items() if state == "active" and now.get(name) != "active")
+
+
+def switched_on(unit: str) -> bool:
+    """Whether the unit is to start at boot, as far as somebody says so."""
+    return output(["systemctl", "is-enabled", unit], codes=None).strip() not in ("disabled", "masked", "not-found")
+
+
+def stop_others(before: Mapping[str, str]) -> None:
+    """Stop the managed units that run and did not before."""
+    others = [unit for unit, state in states().items() if state == "active" and before.get(unit) != "active"]
+    if others:
+        run(["systemctl", "stop", *others])
+
+
+def going_down() -> bool:
+    """Whether systemd is about to end, or has ended: no unit can be started any more, whatever is wrong with it."""
+    state = output(["systemctl", "is-system-running"], codes=None).strip()
+    return state not in ("initializing", "starting", "running", "degraded", "maintenance")
 
 
 def outdated() -> set[str]:
