@@ -136,7 +136,8 @@ options:
   transaction:
     description:
       - Have the host go back by itself when the change goes wrong, see M(mailwright.server.transaction), whose options
-        C(hostname), C(features), C(gate), C(confirm_seconds) and C(health_seconds) these are. For C(module_defaults).
+        C(hostname), C(features), C(gate), C(confirm_seconds), C(silence_seconds) and C(health_seconds) these are.
+      - For C(module_defaults).
       - With C(gate), the first task that changes something opens a transaction, which takes in all further ones of the
         play; the play ends it by V(confirmed) or V(abandoned). Without, only tasks with O(guard) are undone.
       - Nothing is opened in check mode, nor by a task that changes nothing.

@@ -59,6 +59,10 @@ options:
     description: With V(begun), how long the host waits for a new connection after such a change.
     type: int
     default: 120
+  silence_seconds:
+    description: With V(begun), how long the host waits for the next task of an apply before it takes it for dead.
+    type: int
+    default: 300
   health_seconds:
     description: With V(begun), how long the services have to do their job as well as before.
     type: int
@@ -135,7 +139,8 @@ def begun(module: AnsibleModule) -> dict[str, Any]:
     if p["id"]:
         launch.find(p["id"]).guard()
         return {"changed": False, "id": p["id"], "gate": True}
-    request = {key: p[key] for key in ("hostname", "features", "gate", "confirm_seconds", "health_seconds")}
+    keys = ("hostname", "features", "gate", "confirm_seconds", "silence_seconds", "health_seconds")
+    request = {key: p[key] for key in keys}
     transaction = launch.begin_apply(request, guard=p["guard"])
     if transaction is None:
         return {"changed": False, "id": "", "gate": False}
@@ -159,6 +164,7 @@ def main() -> None:
             "gate": {"type": "bool", "default": False},
             "guard": {"type": "bool", "default": False},
             "confirm_seconds": {"type": "int", "default": 120},
+            "silence_seconds": {"type": "int", "default": 300},
             "health_seconds": {"type": "int", "default": 30},
             "timeout": {"type": "int", "default": 3600},
         },
