@@ -107,7 +107,7 @@ def ending(server: Server) -> dict[str, str]:
 
 @pytest.fixture
 def before(server: Server) -> Iterator[State]:
-    """The host as the inventory wants it; afterwards it is so again."""
+    """The host as the inventory wants it; afterwards it is so again, whatever the test did."""
     if not server.run("systemctl list-unit-files --no-legend mailwright-transaction.service", check=False):
         assert apply(server).returncode == 0
     found = State.of(server)
@@ -115,8 +115,8 @@ def before(server: Server) -> Iterator[State]:
         yield found
     finally:
         wait_until(lambda: reached(server), 120, "the host can be reached", every=1)
-        done = apply(server)
-    assert done.returncode == 0, done.stdout + done.stderr
+        if found.differences(State.of(server)):
+            assert apply(server).returncode == 0
 
 
 def locked_out(server: Server, before: State, *arguments: str) -> None:
