@@ -62,33 +62,48 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         settings = arguments.pop("transaction", None)
         guarded = bool(arguments.pop("guard", False))
         before = guard.opened(self._task, variables)
-        wanted = settings and (guarded or (boolean(settings.get("gate", False)) and not before))
-        if self._task.check_mode or not wanted:
+        if (
+            self._task.check_mode
+            or not settings
+            or not (guarded or (boolean(settings.get("gate", False)) and not before))
+        ):
             result.update(self._module(MODULE, arguments, variables))
             return result
         # what changes nothing shall cost nothing
         self._task.check_mode = True
         try:
-            result.update(self._module(MODULE, arguments, variables))
+            plan = self._module(MODULE, arguments, variables)
         finally:
             self._task.check_mode = False
-        if result.get("failed") or not result["changed"]:
+        if plan.get("failed") or not plan["changed"]:
+            recorded = plan.get("failed") or plan["recorded"]
+            result.update(plan if recorded else self._module(MODULE, arguments, variables))
             return result
-        begun = self._module(guard.MODULE, guard.begin(settings, before, guarded), variables)
+        result.update(self._guarded(arguments, guard.begin(settings, before, guarded), variables))
+        return result
+
+    def _guarded(self, arguments: dict[str, Any], begin: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Change the host such that it takes the change back when it is not reached any more."""
+        begun = self._module(guard.MODULE, begin, variables)
         if begun.get("failed"):
             return begun
         try:
-            result.update(self._module(MODULE, arguments, variables))
-            if guarded and not result.get("failed"):
+            result = self._module(MODULE, arguments, variables)
+            if begin["guard"]:
                 self._connection.reset()
                 reached = self._module(guard.MODULE, {"id": begun["id"], "state": "reached"}, variables)
                 if reached.get("failed"):
                     return reached
         except AnsibleConnectionFailure as error:
-            # the message is what the operator sees of it
+            if not begin["guard"]:
+                raise
+            # the message is all that the operator sees of it
             raise AnsibleConnectionFailure(f"{guard.CUT_OFF}: {to_text(error)}") from error
-        result["ansible_facts"] = guard.remember(self._task, begun)
-        return result
+        if result.get("failed") and begun["gate"] and not begin["id"]:
+            # of a task that failed no fact is kept, so nobody else would know what to undo
+            abandon = {"id": begun["id"], "state": "abandoned", "cause": f"{self._task.name}: {result['msg']}"}
+            result["msg"] = self._module(guard.MODULE, abandon, variables)["msg"]
+        return {**result, "ansible_facts": guard.remember(self._task, begun)}
 
     def _module(self, name: str, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = self._execute_module(module_name=name, module_args=arguments, task_vars=variables)

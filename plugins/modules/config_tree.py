@@ -219,6 +219,10 @@ skipped_checks:
   returned: success
   type: list
   elements: str
+recorded:
+  description: Whether the host's record of what was written is complete; in check mode, whether it was before.
+  returned: success
+  type: bool
 """
 
 import contextlib

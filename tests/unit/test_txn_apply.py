@@ -5,19 +5,22 @@
 
 from __future__ import annotations
 
-import threading
-import time
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleConnectionFailure
+from ansible_collections.mailwright.server.plugins.action import config_tree
 from ansible_collections.mailwright.server.plugins.module_utils.txn import engine, launch, machine, services, snapshot
+from ansible_collections.mailwright.server.plugins.module_utils.txn.journal import History
 from ansible_collections.mailwright.server.plugins.module_utils.txn.storage import Transaction, TransactionError
 from ansible_collections.mailwright.server.plugins.plugin_utils import guard
 
-SETTINGS = {"kind": "apply", "gate": True, "confirm_seconds": 0.4, "silence_seconds": 0.8, "health_seconds": 0}
+CONFIRM, SILENCE = 20, 60
+SETTINGS = {"kind": "apply", "gate": True, "confirm_seconds": CONFIRM, "silence_seconds": SILENCE, "health_seconds": 0}
 
 
 def opened(root: Path, **settings: Any) -> Transaction:
@@ -26,50 +29,66 @@ def opened(root: Path, **settings: Any) -> Transaction:
     return transaction
 
 
-def waits(transaction: Transaction) -> None:
+class Clock:
+    """Takes the place of the engine's; what is to happen happens while the engine sleeps."""
+
+    def __init__(self, *events: tuple[float, Callable[[], object]]) -> None:
+        self.now = 0.0
+        self.events = sorted(events, key=lambda event: event[0])
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        while self.events and self.events[0][0] <= self.now:
+            self.events.pop(0)[1]()
+
+
+def waits(monkeypatch: pytest.MonkeyPatch, transaction: Transaction, clock: Clock) -> None:
     """What the engine does while the playbook works."""
-    run = engine.Engine(transaction, at_boot=False)
-    run.apply(transaction.history())
+    monkeypatch.setattr(engine, "time", clock)
+    engine.Engine(transaction, at_boot=False).apply(transaction.history())
 
 
 # --- waiting for the playbook ---------------------------------------------------------------------------------------
 
 
-def test_an_apply_goes_on_while_it_gives_signs_of_life_and_ends_with_its_confirmation(tmp_path: Path) -> None:
+def test_an_apply_goes_on_while_it_gives_signs_of_life_and_ends_with_its_confirmation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     transaction = opened(tmp_path)
 
-    def play() -> None:
-        transaction.guard()
-        time.sleep(0.2)
-        transaction.reached()
-        for _task in range(6):
-            time.sleep(0.25)
-            transaction.sign_of_life()
-        transaction.confirm()
+    def task(number: int) -> tuple[float, Callable[[], object]]:
+        at = number * SILENCE * 0.9
+        return at, lambda: os.utime(transaction.directory / "alive", (at, at))
 
-    thread = threading.Thread(target=play)
-    thread.start()
-    began = time.monotonic()
-    waits(transaction)
-    thread.join()
-    assert time.monotonic() - began > SETTINGS["silence_seconds"]
+    end = 5 * SILENCE
+    clock = Clock(
+        *(task(number) for number in range(1, 6)), (1, transaction.guard), (CONFIRM - 1, transaction.reached),
+        (end, transaction.confirm),
+    )  # fmt: skip
+    waits(monkeypatch, transaction, clock)
+    assert clock.now == pytest.approx(end, abs=1)
 
 
 @pytest.mark.parametrize(
-    ("happens", "cause"),
+    ("happens", "cause", "after"),
     [
-        (lambda transaction: transaction.guard(), "nobody reached the host over a new connection"),
-        (lambda transaction: transaction.abandon("Dovecot: no"), "Dovecot: no"),
-        (lambda _transaction: None, "nothing was heard of the apply"),
+        (lambda transaction: transaction.guard(), "nobody reached the host over a new connection", CONFIRM),
+        (lambda transaction: transaction.abandon("Dovecot: no"), "Dovecot: no", 0),
+        (lambda _transaction: None, "nothing was heard of the apply", SILENCE),
     ],
 )
 def test_an_apply_that_goes_wrong_is_given_up(
-    tmp_path: Path, happens: Callable[[Transaction], None], cause: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, happens: Callable[[Transaction], None], cause: str, after: float
 ) -> None:
     transaction = opened(tmp_path)
     happens(transaction)
+    clock = Clock()
     with pytest.raises(TransactionError, match=cause):
-        waits(transaction)
+        waits(monkeypatch, transaction, clock)
+    assert clock.now == pytest.approx(after, abs=1)
 
 
 def test_what_was_applied_is_undone_from_the_first_change_on(tmp_path: Path) -> None:
@@ -86,11 +105,16 @@ def test_what_was_applied_is_undone_from_the_first_change_on(tmp_path: Path) -> 
 
 
 def test_a_first_apply_guards_the_firewall_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    begun = []
+    begun: list[dict[str, Any]] = []
+
+    def begin(request: dict[str, Any]) -> str:
+        begun.append(request)
+        return ""
+
     monkeypatch.setattr(launch, "APPLIED", tmp_path / "postfix.json")
-    monkeypatch.setattr(launch, "begin", lambda request: begun.append(request) or "")
+    monkeypatch.setattr(launch, "begin", begin)
     monkeypatch.setattr(launch, "find", lambda _name: opened(tmp_path))
-    monkeypatch.setattr(launch, "wait", lambda *_arguments: machine.History(intended=frozenset({"apply"})))
+    monkeypatch.setattr(launch, "wait", lambda *_arguments: History(intended=frozenset({"apply"})))
     assert launch.begin_apply(SETTINGS, guard=False) is None
     guarded = launch.begin_apply(SETTINGS, guard=True)
     assert guarded is not None and guarded.guarded
@@ -191,3 +215,50 @@ def test_the_fact_of_another_play_counts_for_nothing() -> None:
     assert guard.opened(task, {}) == {}
     # what was guarded alone has ended
     assert guard.opened(task, {"ansible_facts": guard.remember(task, {"id": "X", "gate": False})})["id"] == ""
+
+
+# --- the task -------------------------------------------------------------------------------------------------------
+
+
+class Task(config_tree.ActionModule):  # type: ignore[misc]
+    """config_tree's controller half, with answers instead of a host; notes what it did."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.did: list[str] = []
+        self.answers = answers
+        self._task = SimpleNamespace(name="Postfix", get_play=lambda: SimpleNamespace(_uuid="one"))
+        self._connection = SimpleNamespace(reset=lambda: self.did.append("hangs up"))
+
+    def _module(self, name: str, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        del variables
+        what = str(arguments.get("state", name))
+        self.did.append(what)
+        answer = self.answers.get(what, {"id": "X", "gate": False})
+        if isinstance(answer, Exception):
+            raise answer
+        return dict(answer)
+
+    def acts(self, *, guarded: bool) -> dict[str, Any]:
+        return self._guarded({}, guard.begin({"gate": True}, {}, guarded), {})
+
+
+def test_a_guarded_task_comes_over_a_new_connection() -> None:
+    task = Task(**{config_tree.MODULE: {"changed": True}})
+    result = task.acts(guarded=True)
+    assert task.did == ["begun", config_tree.MODULE, "hangs up", "reached"]
+    assert result == {"changed": True, "ansible_facts": {guard.FACT: {"play": "one", "id": ""}}}
+
+
+def test_a_guarded_task_that_is_cut_off_says_so() -> None:
+    task = Task(reached=AnsibleConnectionFailure("timed out"), **{config_tree.MODULE: {"changed": True}})
+    with pytest.raises(AnsibleConnectionFailure, match=r"cut the host off.*timed out"):
+        task.acts(guarded=True)
+
+
+def test_the_first_task_of_a_transaction_undoes_it_when_it_fails() -> None:
+    task = Task(
+        begun={"id": "X", "gate": True}, abandoned={"failed": True, "msg": "ROLLED BACK"},
+        **{config_tree.MODULE: {"failed": True, "msg": "no"}},
+    )  # fmt: skip
+    assert task.acts(guarded=False)["msg"] == "ROLLED BACK"
+    assert task.did == ["begun", config_tree.MODULE, "abandoned"]
