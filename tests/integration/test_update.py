@@ -223,7 +223,7 @@ def ending(server: Server) -> dict[str, Any]:
     return next((r for r in journal(server) if r["record"] == "ending"), {})
 
 
-def settled(server: Server, seconds: float = 420) -> str:
+def settled(server: Server, seconds: float = 900) -> str:
     """Wait until the host has settled by itself; gives the ending."""
     with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
         wait_until(
