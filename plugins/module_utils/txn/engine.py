@@ -280,7 +280,9 @@ class Engine:
 
     def undo_packages(self, _history: History) -> Any:
         taken = self.taken()
-        return {"packages": taken.restore_packages()}
+        # noted before any of them goes back: who is interrupted there would not see later what was changed
+        files = taken.changed_files(None)
+        return {"packages": taken.restore_packages(), "files": files}
 
     def undo_files(self, _history: History) -> Any:
         # a controller that died may have left a task at work
@@ -288,9 +290,13 @@ class Engine:
             return {"files": self.taken().restore_files(None)}
 
     def undo_activate(self, history: History) -> Any:
-        """Restart what ran the new version. At boot nothing runs yet: systemd starts it afterwards."""
+        """Restart what ran the new version. At boot hardly anything runs yet: systemd starts it afterwards."""
+        files = sorted({*history.effects["undo-packages"]["files"], *history.effects["undo-files"]["files"]})
         if self.at_boot:
-            return {"units": [], "closed_seconds": 0.0}
+            # but for what is up before anything else, such as the firewall
+            running = [unit for unit, state in services.states().items() if state == "active"]
+            early = [unit for unit in services.concerned([], files, _manifests()) if unit in running]
+            return {"units": early, "closed_seconds": round(services.restart(early), 2)}
         packages = {
             name for step in ("install", "restore") for name in (history.effects.get(step) or {}).get("packages", [])
         }
@@ -298,7 +304,7 @@ class Engine:
         before = history.effects["probe"]["units"]
         if self.request["kind"] == "apply":
             services.stop_others(before)
-        return self.restart(sorted(packages), history.effects["undo-files"]["files"], services.down(before))
+        return self.restart(sorted(packages), files, services.down(before))
 
     def undo_verify(self, history: History) -> Any:
         """See that versions and files are those of the snapshot, and services run. Raises TransactionError.
