@@ -220,7 +220,7 @@ def test_the_fact_of_another_play_counts_for_nothing() -> None:
 # --- the task -------------------------------------------------------------------------------------------------------
 
 
-class Task(config_tree.ActionModule):  # type: ignore[misc]
+class Task(config_tree.ActionModule):
     """config_tree's controller half, with answers instead of a host; notes what it did."""
 
     def __init__(self, **answers: Any) -> None:
