@@ -190,7 +190,7 @@ def test_a_snapshot_of_the_configuration_brings_files_and_enabled_units_back(hos
     (wants / "one.service").unlink()
     (wants / "two.service").symlink_to("/lib/two.service")
     changed = taken.restore_files(None)
-    assert {Path(path).name for path in changed} == {"main.cf", "new.cf", "one.service", "two.service"}
+    assert {Path(path).name for path in changed} == {"main.cf", "new.cf", "one.service", "two.service", "web.pending"}
     assert (host / "etc/main.cf").read_text() == "one\n"
     assert not (host / "etc/new.cf").exists()
     assert [path.name for path in wants.iterdir()] == ["one.service"]

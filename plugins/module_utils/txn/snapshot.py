@@ -103,12 +103,16 @@ def _seen(entry: Entry) -> tuple[Any, ...]:
     return entry.kind, entry.uid, entry.gid, entry.mode, entry.target, entry.sha256, entry.xattrs
 
 
+def records() -> list[str]:
+    """config_tree's manifests, and the markers of its runs that were killed."""
+    return [str(path) for suffix in ("json", "pending") for path in sorted(RECORDS.glob(f"*.{suffix}"))]
+
+
 def managed() -> list[str]:
-    """The paths that config_tree's manifests name."""
+    """The paths that config_tree's records name."""
     paths: set[str] = set()
-    # the markers name what a killed run was about to write
-    for manifest in [*RECORDS.glob("*.json"), *RECORDS.glob("*.pending")]:
-        paths.update(json.loads(manifest.read_bytes()))
+    for record in records():
+        paths.update(json.loads(Path(record).read_bytes()))
     return sorted(path for path in paths if not any(fnmatch.fnmatchcase(path, glob) for glob in NEVER))
 
 
@@ -137,7 +141,7 @@ def what_to_keep(*, whole: bool) -> list[Entry]:
     wanted: dict[str, tuple[str, str]] = {path: ("conffile", package) for path, package in conffiles().items()}
     wanted.update({str(path): ("secret", "") for path in SECRETS.glob("*")})
     wanted.update(dict.fromkeys(managed(), ("managed", "")))
-    wanted.update({str(path): ("state", "") for path in RECORDS.glob("*.json")})
+    wanted.update(dict.fromkeys(records(), ("state", "")))
     for path in ("/var/lib/apt/extended_states", f"{UCF}/registry", f"{UCF}/hashfile"):
         wanted[path] = ("state", "")
     if not whole:
@@ -245,7 +249,7 @@ class Snapshot:
     def surplus(self, names: Collection[str] | None) -> list[str]:
         """Paths that came since: managed files, and conffiles of the packages that go back."""
         known = {entry.path for entry in self.entries}
-        came = set(managed()) | {str(path) for path in RECORDS.glob("*.json")}
+        came = {*managed(), *records()}
         came |= {path for path, package in conffiles().items() if names is None or package in names}
         if not self.whole:
             came |= set(enabled())
