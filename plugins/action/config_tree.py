@@ -1,7 +1,7 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Render a role's templates directory and send it to the host in one piece."""
+"""Render a role's templates directory and send it to the host in one piece, in a transaction where one is asked for."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from ansible import constants
-from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.text.converters import to_bytes, to_text
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.plan import matches
+from ansible_collections.mailwright.server.plugins.plugin_utils import guard
 
 MODULE = "mailwright.server.config_tree"
 MACROS = "_macros"
@@ -57,8 +59,55 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             omit = [omit]
         root = self._root(arguments.get("src"))
         arguments["files"] = self._files(root, [str(glob) for glob in omit], variables)
-        result.update(self._execute_module(module_name=MODULE, module_args=arguments, task_vars=variables))
+        settings = arguments.pop("transaction", None)
+        guarded = bool(arguments.pop("guard", False))
+        before = guard.opened(self._task, variables)
+        if (
+            self._task.check_mode
+            or not settings
+            or not (guarded or (boolean(settings.get("gate", False)) and not before))
+        ):
+            result.update(self._module(MODULE, arguments, variables))
+            return result
+        # what changes nothing shall cost nothing
+        self._task.check_mode = True
+        try:
+            plan = self._module(MODULE, arguments, variables)
+        finally:
+            self._task.check_mode = False
+        if plan.get("failed") or not plan["changed"]:
+            recorded = plan.get("failed") or plan["recorded"]
+            result.update(plan if recorded else self._module(MODULE, arguments, variables))
+            return result
+        result.update(self._guarded(arguments, guard.begin(settings, before, guarded), variables))
         return result
+
+    def _guarded(self, arguments: dict[str, Any], begin: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Change the host such that it takes the change back when it is not reached any more."""
+        begun = self._module(guard.MODULE, begin, variables)
+        if begun.get("failed"):
+            return begun
+        try:
+            result = self._module(MODULE, arguments, variables)
+            if begin["guard"]:
+                self._connection.reset()
+                reached = self._module(guard.MODULE, {"id": begun["id"], "state": "reached"}, variables)
+                if reached.get("failed"):
+                    return reached
+        except AnsibleConnectionFailure as error:
+            if not begin["guard"]:
+                raise
+            # the message is all that the operator sees of it
+            raise AnsibleConnectionFailure(f"{guard.CUT_OFF}: {to_text(error)}") from error
+        if result.get("failed") and begun["gate"] and not begin["id"]:
+            # of a task that failed no fact is kept, so nobody else would know what to undo
+            abandon = {"id": begun["id"], "state": "abandoned", "cause": f"{self._task.name}: {result['msg']}"}
+            result["msg"] = self._module(guard.MODULE, abandon, variables)["msg"]
+        return {**result, "ansible_facts": guard.remember(self._task, begun)}
+
+    def _module(self, name: str, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = self._execute_module(module_name=name, module_args=arguments, task_vars=variables)
+        return found
 
     def _root(self, src: str | None) -> str:
         """Return the directory to render."""

@@ -133,6 +133,21 @@ options:
         type: list
         elements: str
         default: []
+  transaction:
+    description:
+      - Have the host go back by itself when the change goes wrong, see M(mailwright.server.transaction), whose options
+        C(hostname), C(features), C(gate), C(confirm_seconds), C(silence_seconds) and C(health_seconds) these are.
+      - For C(module_defaults).
+      - With C(gate), the first task that changes something opens a transaction, which takes in all further ones of the
+        play; the play ends it by V(confirmed) or V(abandoned). Without, only tasks with O(guard) are undone.
+      - Nothing is opened in check mode, nor by a task that changes nothing.
+    type: dict
+  guard:
+    description:
+      - The files may cut the host off. After the change the task comes over a new connection; when it cannot, the host
+        takes the change back. Needs O(transaction).
+    type: bool
+    default: false
   files:
     description: The rendered files. Filled in on the controller, not by users.
     type: list
@@ -204,12 +219,22 @@ skipped_checks:
   returned: success
   type: list
   elements: str
+recorded:
+  description: Whether the host's record of what was written is complete; in check mode, whether it was before.
+  returned: success
+  type: bool
 """
+
+import contextlib
+import os
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.apply import Run
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.plan import ConfigTreeError
 from ansible_collections.mailwright.server.plugins.module_utils.config_tree.settings import SettingsError, parse
+
+# The open transaction's sign of life, see module_utils/txn/storage.py.
+ALIVE = "/var/lib/mailwright/txn/open/alive"
 
 
 def main() -> None:
@@ -254,6 +279,8 @@ def main() -> None:
                     "listens": {"type": "list", "elements": "str", "default": []},
                 },
             },
+            "transaction": {"type": "dict"},
+            "guard": {"type": "bool", "default": False},
             "files": {
                 "type": "list",
                 "elements": "dict",
@@ -268,6 +295,8 @@ def main() -> None:
     )
     if module.params["files"] is None:
         module.fail_json(msg="files: is missing; this module works only through its action plugin, which renders them")
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(ALIVE)
     try:
         settings = parse(module.params)
         outcome = Run(settings, check_mode=module.check_mode, want_diff=module._diff).run()

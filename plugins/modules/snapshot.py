@@ -133,7 +133,7 @@ def absent(module: AnsibleModule) -> dict[str, Any]:
 def restored(module: AnsibleModule) -> dict[str, Any]:
     """Start going back to one."""
     target = snapshot.find(module.params["id"])
-    behind, extra = dpkg.differences(target.packages)
+    behind, extra = target.other_packages()
     now = {package.key: package for package in dpkg.installed()}
     files = target.changed_files({package.name for package in [*behind, *extra]})
     before = [f"{now[p.key].name} {now[p.key].version}" for p in [*behind, *extra] if p.key in now]
@@ -167,7 +167,7 @@ def listed(_module: AnsibleModule) -> dict[str, Any]:
 def pruned(module: AnsibleModule) -> dict[str, Any]:
     """Remove what need not be kept."""
     if module.check_mode:
-        gone = snapshot.superfluous([(found.id, found.ending) for found in snapshot.all_snapshots()])
+        gone = snapshot.unneeded()
     else:
         with locked():
             gone = engine.tidy()

@@ -43,6 +43,7 @@ MAILDIR = "/var/vmail/acme.test/flow"
 OVERRIDE = "/etc/rspamd/override.d/ratelimit.conf"
 TXN = "/var/lib/mailwright/txn"
 SNAPSHOTS = "/var/lib/mailwright/snapshots"
+STILL_SECONDS = 180
 # What an update that was undone may leave behind: logs of dpkg, caches, and our own records.
 LEFT = re.compile(
     r"/etc/(ld\.so\.cache|apt/sources\.list\.d/.*|mailwright/tls/.*)|/var/lib/mailwright/(txn|snapshots|packages|download)(/.*)?"
@@ -57,7 +58,8 @@ class Flow:
         self.server, self.token = server, token
         settings = {
             "host": server.address, "token": token, "rate": RATE, "to": RECIPIENT,
-            "user": "alice@acme.test", "password": server.lab.password,
+            # not alice: her hash is made to be slow, and ten log-ins a second would be most of the load
+            "user": RECIPIENT, "password": server.lab.password,
         }  # fmt: skip
         program = shlex.quote((HERE / "flow.py").read_text())
         self.process = subprocess.Popen(
@@ -94,12 +96,20 @@ class Flow:
             return Counter(map(int, re.findall(rf"{self.token} (\d+)\r?$", text, re.MULTILINE)))
 
         self.server.run("postqueue -f")
-        wait_until(lambda: accepted <= delivered().keys(), 180, "every accepted message in the mailbox", every=2)
-        found = delivered()
+        found, least, end = delivered(), len(accepted), time.monotonic() + STILL_SECONDS
+        while missing := len(accepted - found.keys()):
+            # thousands may wait in the queue after a Dovecot that took none: as long as they get fewer, all is well
+            if missing < least:
+                least, end = missing, time.monotonic() + STILL_SECONDS
+            assert time.monotonic() < end, f"{missing} of {len(accepted)} accepted messages are not in the mailbox"
+            time.sleep(2)
+            found = delivered()
         assert not [number for number, count in found.items() if count > 1]
         assert found.keys() - accepted <= unsure
+        lasted = max(r[2] for r in self.results) - min(r[1] for r in self.results)
         print(
-            f"  {len(self.results)} messages: {len(accepted)} accepted and delivered once each, "
+            f"  {len(self.results)} messages, {len(self.results) / lasted:.1f} a second: "
+            f"{len(accepted)} accepted and delivered once each, "
             f"{len(self.numbers('refused'))} told to come again, {len(unsure)} without an answer; "
             f"longest time in which none was accepted: {self.longest_gap():.1f} s"
         )
@@ -213,7 +223,7 @@ def ending(server: Server) -> dict[str, Any]:
     return next((r for r in journal(server) if r["record"] == "ending"), {})
 
 
-def settled(server: Server, seconds: float = 420) -> str:
+def settled(server: Server, seconds: float = 900) -> str:
     """Wait until the host has settled by itself; gives the ending."""
     with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
         wait_until(
@@ -251,11 +261,11 @@ def host(server: Server) -> Iterator[Server]:
     server.run("rm -rf /srv/updates /etc/apt/sources.list.d/lab-updates.list; apt-get -q update")
     row = f"'{RECIPIENT}', 'acme.test', 'flow', '{{PLAIN}}{server.lab.password}', 'api'"
     columns = "address, domain, local_part, password, owner"
-    sql = f"INSERT INTO directory.mailbox ({columns}) VALUES ({row}) ON CONFLICT DO NOTHING"
+    sql = (
+        f"INSERT INTO directory.mailbox ({columns}) VALUES ({row}) ON CONFLICT DO NOTHING; "
+        f"INSERT INTO directory.sender VALUES ('{RECIPIENT}', '{RECIPIENT}', 'api') ON CONFLICT DO NOTHING"
+    )
     server.run("su postgres -c 'psql -qd mailwright'", data=sql)
-    # brings the units
-    done = playbook(server, "update", update_packages=["postfix"])
-    assert done.returncode == 0, done.stdout + done.stderr
     try:
         yield server
     finally:
@@ -266,14 +276,10 @@ def host(server: Server) -> Iterator[Server]:
             f"rm -rf {OVERRIDE} /srv/updates /etc/apt/sources.list.d/lab-updates.list; systemctl restart rspamd; "
             "apt-get -q update"
         )
-        sql = f"DELETE FROM directory.mailbox WHERE address = '{RECIPIENT}'"
-        server.run(f"su postgres -c 'psql -qd mailwright' && rm -r {MAILDIR}", data=sql)
-        # the units that only an update brings, and its records
-        server.run(
-            "systemctl disable --quiet mailwright-recovery.service; "
-            "rm -rf /etc/systemd/system/mailwright-{recovery,transaction}.service "
-            f"/var/lib/mailwright/config/transaction.json {TXN} {SNAPSHOTS}; systemctl daemon-reload"
-        )
+        sql = "".join(f"DELETE FROM directory.{t} WHERE address = '{RECIPIENT}';" for t in ("sender", "mailbox"))
+        # after a test that failed, mail may still arrive
+        server.run(f"su postgres -c 'psql -qd mailwright' && {{ rm -rf {MAILDIR} || rm -r {MAILDIR}; }}", data=sql)
+        server.run(f"rm -rf {TXN} {SNAPSHOTS}")
     assert server.run("dpkg-query -W -f '${Package} ${Version}\\n'") == before
 
 
@@ -307,9 +313,7 @@ def _good(host: Server, token: str, variant: str) -> None:
     with flowing(host, f"{token}back"):
         done = playbook(host, "rollback", rollback_to=back)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert before.differences(State.of(host)) == [
-        "/etc/systemd/system/mailwright-recovery.service"
-    ] or not before.differences(State.of(host))
+    assert before.differences(State.of(host)) == []
 
 
 BROKEN = {
@@ -391,6 +395,7 @@ CUTS = {
     "health-check": ("small", 24, 1.0),
     "complete": ("small", 27, 1.0),
     "rollback": ("milter", 26, 2.0),
+    "rollback-restart": ("milter", 32, 1.0),
 }
 
 

@@ -66,7 +66,7 @@ def journal(kind: str, failing: frozenset[str]) -> list[Record]:
     return records
 
 
-@given(KINDS, st.frozensets(st.sampled_from([*forward("update"), "restore", *UNDO])))
+@given(KINDS, st.frozensets(st.sampled_from([*forward("update"), "restore", "apply", *UNDO])))
 def test_a_run_ends_in_one_ending(kind: str, failing: frozenset[str]) -> None:
     records = journal(kind, failing)
     endings = [record["ending"] for record in records if record["record"] == "ending"]
@@ -84,7 +84,7 @@ def test_a_run_ends_in_one_ending(kind: str, failing: frozenset[str]) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(KINDS, st.frozensets(st.sampled_from([*forward("update"), "restore", *UNDO])), st.data())
+@given(KINDS, st.frozensets(st.sampled_from([*forward("update"), "restore", "apply", *UNDO])), st.data())
 def test_every_prefix_settles(kind: str, failing: frozenset[str], data: st.DataObject) -> None:
     """Killed after any record, at any byte of it, once or again and again, then started by systemd or at boot."""
     whole = journal(kind, failing)

@@ -59,6 +59,8 @@ class Outcome:
     commands: list[str] = field(default_factory=list)
     skipped_checks: list[str] = field(default_factory=list)
     diff: list[dict[str, str]] = field(default_factory=list)
+    # whether the records say what is on the disk, also when that is as it should be
+    recorded: bool = True
 
     def full_diff(self) -> list[dict[str, str]]:
         """Return the diff of the files and, as text of its own, what happens to commands and units."""
@@ -75,6 +77,7 @@ class Outcome:
             "units": self.units,
             "commands": self.commands,
             "skipped_checks": self.skipped_checks,
+            "recorded": self.recorded,
         }
 
 
@@ -154,9 +157,10 @@ class Run:
             # In check mode the packages may be planned as well: what they bring cannot be judged by half of it.
             unready = unknown or any(state.load == "not-found" for state in states.values())
             outcome.skipped_checks = self._check(writes, plan.remove, unready=unready)
-        if self.check_mode:
-            return outcome
         wanted_manifest = {path: digest(file.content) for path, file in files.items()}
+        if self.check_mode:
+            outcome.recorded = manifest == wanted_manifest and not pending
+            return outcome
         if not (changed or actions):
             if manifest != wanted_manifest:
                 self.records.write_manifest(wanted_manifest)

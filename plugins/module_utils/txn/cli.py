@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from ansible_collections.mailwright.server.plugins.module_utils.txn import dpkg, engine, snapshot
+from ansible_collections.mailwright.server.plugins.module_utils.txn import engine, snapshot
 from ansible_collections.mailwright.server.plugins.module_utils.txn.storage import TransactionError
 
 
@@ -46,7 +46,7 @@ def main() -> int:
 def _restore(directory: Path, arguments: argparse.Namespace) -> int:
     taken = snapshot.Snapshot(directory)
     if arguments.check:
-        behind, extra = dpkg.differences(taken.packages)
+        behind, extra = taken.other_packages()
         for package in behind:
             say(f"package {package.name}: not {package.version}")
         for package in extra:

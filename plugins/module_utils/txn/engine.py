@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ansible_collections.mailwright.server.plugins.module_utils.config_tree.store import Records
 from ansible_collections.mailwright.server.plugins.module_utils.directory import schema, store, webmail
 from ansible_collections.mailwright.server.plugins.module_utils.packages import policy
 from ansible_collections.mailwright.server.plugins.module_utils.packages.store import STORE, Package, keep, prune
@@ -60,6 +61,7 @@ class Engine:
             "download": self.download,
             "install": self.install,
             "restore": self.restore,
+            "apply": self.apply,
             "activate": self.activate,
             "check": self.check,
             "confirm": self.confirm,
@@ -102,6 +104,9 @@ class Engine:
             self.transaction.append({"record": "effect", "step": action.step, "data": data})
         except Exception as error:
             cause = str(error) if isinstance(error, (TransactionError, store.StoreError)) else reason(error)
+            if undo and services.going_down():
+                # no failure of the way back: who comes after this engine, at the latest at boot, goes on with it
+                raise TransactionError(f"systemd is going down: {cause}") from error
             # the disk may be full, and what is said now must fit
             self.transaction.drop_ballast()
             self.transaction.append({"record": "failed", "step": action.step, "undo": undo, "cause": cause})
@@ -112,7 +117,9 @@ class Engine:
 
     def probe(self, _history: History) -> Any:
         """How the host does before anything changes: what is broken already is not held against the change."""
-        findings, _bad = health.compare(self.request, {}, self.request["health_seconds"])
+        findings: health.Findings = {}
+        if self.request.get("gate", True):
+            findings, _bad = health.compare(self.request, {}, self.request["health_seconds"])
         return {"findings": findings, "units": services.states()}
 
     def snapshot(self, history: History) -> Any:
@@ -121,13 +128,15 @@ class Engine:
             target = snapshot.find(self.request["snapshot"])
             if damaged := target.damaged():
                 raise TransactionError(f"snapshot {target.id} is damaged: {', '.join(damaged[:5])}")
-            behind, _extra = dpkg.differences(target.packages)
+            behind, _extra = target.other_packages()
             if missing := target.add_debs(behind):
                 raise TransactionError(f"snapshot {target.id} lacks .debs: {', '.join(p.file for p in missing)}")
         engine = (self.transaction.directory / "engine.pyz").read_bytes()
         units = history.effects["probe"]["units"]
-        taken = snapshot.create(self.transaction.id, f"before {self.request['kind']}", engine, units)
-        if self.request["kind"] == "restore" and (missing := taken.add_debs(self._now_other(target))):
+        kind = self.request["kind"]
+        whole = kind == "update" or (kind == "restore" and target.whole)
+        taken = snapshot.create(self.transaction.id, f"before {kind}", engine, units, whole=whole)
+        if taken.whole and kind == "restore" and (missing := taken.add_debs(self._now_other(target))):
             raise TransactionError(f"no .deb of what is installed: {', '.join(p.file for p in missing)}")
         return {"files": len(taken.entries), "packages": len(taken.packages)}
 
@@ -194,8 +203,28 @@ class Engine:
     def restore(self, _history: History) -> Any:
         """Bring packages and files to an older snapshot."""
         target = snapshot.find(self.request["snapshot"])
-        touched = dpkg.turn_back(target.packages, target.directory / "packages")
+        touched = target.restore_packages()
         return {"packages": touched, "files": target.restore_files(set(touched))}
+
+    def apply(self, _history: History) -> Any:
+        """Let the playbook change what it will, until it says that it is done. Raises TransactionError."""
+        heard = guarded = time.monotonic()
+        last = self.transaction.last_sign
+        seconds, silence = self.request["confirm_seconds"], self.request["silence_seconds"]
+        while not self.transaction.confirmed:
+            time.sleep(0.1)
+            now = time.monotonic()
+            if (cause := self.transaction.abandoned) is not None:
+                raise TransactionError(cause)
+            if not self.transaction.guarded:
+                guarded = now
+            if now - guarded > seconds:
+                raise TransactionError(f"nobody reached the host over a new connection within {seconds:.0f} s")
+            if (sign := self.transaction.last_sign) != last:
+                heard, last = now, sign
+            if now - heard > silence and not self.transaction.guarded:
+                raise TransactionError(f"nothing was heard of the apply for {silence:.0f} s")
+        return {"packages": [], "files": []}
 
     def activate(self, history: History) -> Any:
         """Restart what runs something old, and bring Roundcube's schema to its program."""
@@ -218,12 +247,20 @@ class Engine:
 
     def check(self, history: History) -> Any:
         """The same probe as before the change. Raises TransactionError for what got worse."""
+        if not self.request.get("gate", True):
+            return {"findings": {}}
         before = history.effects["probe"]
-        request = {**self.request, "units": before["units"]}
+        request = {**self.request, "units": self._meant_to_run(before["units"])}
         now, bad = health.compare(request, before["findings"], self.request["health_seconds"])
         if bad:
             raise TransactionError("; ".join(f"{name}: {text}" for name, text in bad.items()))
         return {"findings": now}
+
+    def _meant_to_run(self, before: dict[str, str]) -> dict[str, str]:
+        """The units that ran before, but for those that an apply switched off."""
+        if self.request["kind"] != "apply":
+            return before
+        return {unit: state for unit, state in before.items() if services.switched_on(unit)}
 
     def confirm(self, _history: History) -> Any:
         """Wait for somebody who has reached the host anew; nobody comes when the change has cut the host off."""
@@ -243,21 +280,31 @@ class Engine:
 
     def undo_packages(self, _history: History) -> Any:
         taken = self.taken()
-        return {"packages": dpkg.turn_back(taken.packages, taken.directory / "packages")}
+        # noted before any of them goes back: who is interrupted there would not see later what was changed
+        files = taken.changed_files(None)
+        return {"packages": taken.restore_packages(), "files": files}
 
     def undo_files(self, _history: History) -> Any:
-        return {"files": self.taken().restore_files(None)}
+        # a controller that died may have left a task at work
+        with Records(str(snapshot.RECORDS), "").locked():
+            return {"files": self.taken().restore_files(None)}
 
     def undo_activate(self, history: History) -> Any:
-        """Restart what ran the new version. At boot nothing runs yet: systemd starts it afterwards."""
+        """Restart what ran the new version. At boot hardly anything runs yet: systemd starts it afterwards."""
+        files = sorted({*history.effects["undo-packages"]["files"], *history.effects["undo-files"]["files"]})
         if self.at_boot:
-            return {"units": [], "closed_seconds": 0.0}
+            # but for what is up before anything else, such as the firewall
+            running = [unit for unit, state in services.states().items() if state == "active"]
+            early = [unit for unit in services.concerned([], files, _manifests()) if unit in running]
+            return {"units": early, "closed_seconds": round(services.restart(early), 2)}
         packages = {
             name for step in ("install", "restore") for name in (history.effects.get(step) or {}).get("packages", [])
         }
         packages |= set(history.effects["undo-packages"]["packages"])
-        down = services.down(history.effects["probe"]["units"])
-        return self.restart(sorted(packages), history.effects["undo-files"]["files"], down)
+        before = history.effects["probe"]["units"]
+        if self.request["kind"] == "apply":
+            services.stop_others(before)
+        return self.restart(sorted(packages), files, services.down(before))
 
     def undo_verify(self, history: History) -> Any:
         """See that versions and files are those of the snapshot, and services run. Raises TransactionError.
@@ -265,7 +312,7 @@ class Engine:
         What else the probe finds is told, but does not make the host inconsistent: the cause lies outside.
         """
         taken = self.taken()
-        behind, extra = dpkg.differences(taken.packages)
+        behind, extra = taken.other_packages()
         files = taken.changed_files(None)
         if behind or extra or files:
             names = [p.name for p in [*behind, *extra]]
@@ -273,6 +320,11 @@ class Engine:
         if self.at_boot:
             return {"findings": {}}
         before = history.effects["probe"]
+        if not self.request.get("gate", True):
+            down = services.down(before["units"])
+            if down:
+                raise TransactionError(f"not running: {', '.join(down)}")
+            return {"findings": {}}
         request = {**self.request, "units": before["units"]}
         now, bad = health.compare(request, before["findings"], self.request["health_seconds"])
         if bad.get("units"):
@@ -284,7 +336,7 @@ class Engine:
     def report(self, history: History, ending: str) -> dict[str, Any]:
         """What the ending's record says beside the ending."""
         if ending == COMMITTED:
-            return {"closed_seconds": history.effects["activate"]["closed_seconds"]}
+            return {"closed_seconds": history.effects.get("activate", {}).get("closed_seconds", 0.0)}
         phase, cause = machine.cause_of(history)
         found: dict[str, Any] = {"phase": phase, "cause": cause}
         if ending == INCONSISTENT:
@@ -332,7 +384,7 @@ def _empty(directory: Path, *, make: bool = True) -> None:
 def tidy() -> list[str]:
     """Remove the snapshots and .debs that nobody needs any more; returns the snapshots' names."""
     snapshot.sweep()
-    gone = snapshot.superfluous([(found.id, found.ending) for found in snapshot.all_snapshots()])
+    gone = snapshot.unneeded()
     for name in gone:
         snapshot.remove(name)
     prune(dpkg.installed())
@@ -372,7 +424,7 @@ def restore_by_hand(directory: Path, say: Callable[[str], None]) -> int:
             say(f"warning: damaged in this snapshot: {', '.join(damaged)}")
         services.reopen()
         policy.release()
-        touched = dpkg.turn_back(taken.packages, directory / "packages")
+        touched = taken.restore_packages()
         say(f"packages put back: {', '.join(touched) or 'none, all are as they were'}")
         files = taken.restore_files(None)
         say(f"files put back: {', '.join(files) or 'none, all are as they were'}")
@@ -381,7 +433,7 @@ def restore_by_hand(directory: Path, say: Callable[[str], None]) -> int:
         units += [unit for unit in failed if unit not in units]
         services.restart(units)
         say(f"restarted: {', '.join(units) or 'nothing'}")
-        left, extra = dpkg.differences(taken.packages)
+        left, extra = taken.other_packages()
         wrong = [p.name for p in [*left, *extra]] + taken.changed_files(None) + services.down(taken.manifest["units"])
         if wrong:
             raise TransactionError(f"still not as it was: {', '.join(wrong)}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from ansible_collections.mailwright.server.plugins.module_utils.txn.storage impo
 
 UNIT = "mailwright-transaction.service"
 EVERY = 0.2
+# What the last of the indispensable roles leaves behind.
+APPLIED = snapshot.RECORDS / "postfix.json"
+BEGIN_SECONDS = 300.0
 
 
 def ssh_connection() -> str:
@@ -42,10 +45,29 @@ def ssh_connection() -> str:
 def begin(request: Mapping[str, Any]) -> str:
     """Open a transaction and start the engine; gives its name. Raises TransactionError."""
     name = snapshot.identifier()
-    Transaction.create(name, {**request, "connection": ssh_connection()}, bundle.archive())
+    transaction = Transaction.create(name, {**request, "connection": ssh_connection()}, bundle.archive())
+    transaction.sign_of_life()
     run(["systemctl", "reset-failed", UNIT], codes=None)
     run(["systemctl", "start", "--no-block", UNIT])
     return name
+
+
+def begin_apply(request: Mapping[str, Any], *, guard: bool) -> Transaction | None:
+    """Have an apply undo itself, and wait until it may change something. Raises TransactionError.
+
+    guard: what it changes next may cut the host off. None when that is not so and there is nothing to go back to: with
+    the first apply, or when only such changes shall be undone.
+    """
+    gate = bool(request["gate"]) and APPLIED.exists()
+    if not gate and not guard:
+        return None
+    transaction = find(begin({**request, "kind": "apply", "gate": gate}))
+    history = wait(transaction, lambda history: "apply" in history.intended, "of the snapshot", BEGIN_SECONDS)
+    if history.ending:
+        raise TransactionError(report(transaction))
+    if guard:
+        transaction.guard()
+    return transaction
 
 
 def find(name: str) -> Transaction:
@@ -55,8 +77,13 @@ def find(name: str) -> Transaction:
     return Transaction(ROOT / name)
 
 
-def wait(transaction: Transaction, phase: str, seconds: float) -> History:
-    """Until the phase is done, or the transaction has ended and let go. Raises TransactionError when the time is up."""
+def wait_for_phase(transaction: Transaction, phase: str, seconds: float) -> History:
+    """Until the phase is done, or the transaction has ended. Raises TransactionError when the time is up."""
+    return wait(transaction, lambda history: machine.phase_done(history, phase), f"of phase {phase}", seconds)
+
+
+def wait(transaction: Transaction, reached: Callable[[History], bool], what: str, seconds: float) -> History:
+    """Until it got so far, or the transaction has ended and let go. Raises TransactionError when the time is up."""
     end = time.monotonic() + seconds
     while True:
         history = transaction.history()
@@ -64,10 +91,10 @@ def wait(transaction: Transaction, phase: str, seconds: float) -> History:
             opened = Transaction.opened()
             if opened is None or opened.id != transaction.id:
                 return history
-        elif not machine.turned(history) and machine.phase_done(history, phase):
+        elif not machine.turned(history) and reached(history):
             return history
         if time.monotonic() > end:
-            raise TransactionError(f"transaction {transaction.id}: no end of phase {phase} within {seconds:.0f} s")
+            raise TransactionError(f"transaction {transaction.id}: no end {what} within {seconds:.0f} s")
         time.sleep(EVERY)
 
 
@@ -86,19 +113,42 @@ def report(transaction: Transaction) -> str:
     if state == INCONSISTENT:
         lines += [f"Going back failed too: {said['undo_cause']}", f"To put the host right, {said['advice']}"]
     else:
-        lines.append("Versions and files are those of before the change.")
+        lines.append(
+            "The configuration is that of before the apply."
+            if transaction.request["kind"] == "apply"
+            else "Versions and files are those of before the change."
+        )
         worse = said.get("worse") or {}
         lines += [f"Still wrong, so the cause lies elsewhere: {name}: {text}" for name, text in worse.items()]
     return "\n".join(lines)
 
 
+def reached(transaction: Transaction, seconds: float) -> History:
+    """Say that the host can still be reached; where nothing else is guarded, that is the end."""
+    if not transaction.request["gate"]:
+        return confirm(transaction, seconds)
+    _require_new_connection(transaction)
+    transaction.reached()
+    return transaction.history()
+
+
+def abandon(transaction: Transaction, cause: str, seconds: float) -> History:
+    """Say that the apply has failed, and wait until the host is as it was."""
+    transaction.abandon(cause)
+    return wait_for_phase(transaction, "complete", seconds)
+
+
 def confirm(transaction: Transaction, seconds: float) -> History:
     """Say that the host can be reached, and wait for the ending. Raises TransactionError for an old connection."""
+    _require_new_connection(transaction)
+    transaction.confirm()
+    return wait_for_phase(transaction, "complete", seconds)
+
+
+def _require_new_connection(transaction: Transaction) -> None:
     here, there = ssh_connection(), transaction.request["connection"]
     if here and here == there:
         raise TransactionError(
             "this is the connection over which the transaction was started: it would also work if no new one did; "
             "reset the connection first"
         )
-    transaction.confirm()
-    return wait(transaction, "complete", seconds)

@@ -28,6 +28,13 @@ PHASES = {
         "health-check": ("check",),
         "complete": ("confirm",),
     },
+    # what is applied, the playbook does itself, task by task; the engine waits for its end
+    "apply": {
+        "snapshot": ("probe", "snapshot"),
+        "apply": ("apply",),
+        "health-check": ("check",),
+        "complete": ("confirm",),
+    },
     "restore": {
         "snapshot": ("probe", "snapshot"),
         "deploy": ("restore", "activate"),
@@ -36,7 +43,7 @@ PHASES = {
     },
 }
 # The steps after whose intent the host may differ from its snapshot.
-TOUCHING = ("install", "restore", "activate")
+TOUCHING = ("install", "restore", "apply", "activate")
 UNDO = ("undo-packages", "undo-files", "undo-activate", "undo-verify")
 # A host that goes down during every attempt to undo is left to a person.
 UNDO_ATTEMPTS = 5

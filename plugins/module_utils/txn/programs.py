@@ -55,6 +55,8 @@ def run(
     return code, text
 
 
-def output(argv: Sequence[str], environment: Mapping[str, str] | None = None, *, codes: tuple[int, ...] = (0,)) -> str:
+def output(
+    argv: Sequence[str], environment: Mapping[str, str] | None = None, *, codes: tuple[int, ...] | None = (0,)
+) -> str:
     """What a program prints, its errors too. Raises TransactionError."""
     return run(argv, environment, codes=codes)[1]

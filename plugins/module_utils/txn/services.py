@@ -31,6 +31,8 @@ MAIL_PATH = (
 )  # fmt: skip
 # The units that read what a role's config_tree wrote, by the manifest's name.
 CONFIGURED = {
+    "api": ("mailwright-api.service", "mailwright-dispatch.service", "nginx.service"),
+    "base": ("systemd-journald.service",),
     "clamav": ("clamav-daemon.service", "clamav-freshclam.service"),
     "dovecot": ("dovecot.service",),
     "firewall": ("nftables.service", "fail2ban.service"),
@@ -50,7 +52,11 @@ CONFIGURED = {
     "rspamd": ("rspamd.service",),
     "web": ("nginx.service",),
 }
-QUIET_SECONDS = 3.0
+# A client may take its time to send a message, which is not ours until it has sent it all. One that is being delivered
+# comes a second time when that is cut short, and on a busy host it may take long.
+RECEIVING_SECONDS, DELIVERING_SECONDS = 3.0, 30.0
+# What the queue manager has handed out may not have been opened yet.
+STILL_SECONDS = 0.3
 START_SECONDS = 30.0
 TABLE = "mailwright_transaction"
 # Where a unit of which systemd knows only that its process runs accepts connections.
@@ -69,6 +75,24 @@ def down(before: dict[str, str]) -> list[str]:
     """Units that were active and are not."""
     now = states()
     return sorted(name for name, state in before.items() if state == "active" and now.get(name) != "active")
+
+
+def switched_on(unit: str) -> bool:
+    """Whether the unit is to start at boot, as far as somebody says so."""
+    return output(["systemctl", "is-enabled", unit], codes=None).strip() not in ("disabled", "masked", "not-found")
+
+
+def stop_others(before: Mapping[str, str]) -> None:
+    """Stop the managed units that run and did not before."""
+    others = [unit for unit, state in states().items() if state == "active" and before.get(unit) != "active"]
+    if others:
+        run(["systemctl", "stop", *others])
+
+
+def going_down() -> bool:
+    """Whether systemd is about to end, or has ended: no unit can be started any more, whatever is wrong with it."""
+    state = output(["systemctl", "is-system-running"], codes=None).strip()
+    return state not in ("initializing", "starting", "running", "degraded", "maintenance")
 
 
 def outdated() -> set[str]:
@@ -207,14 +231,13 @@ def quiet() -> None:
     for pid in managers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
-    end = time.monotonic() + QUIET_SECONDS
-    while time.monotonic() < end and _under_way(managers):
+    # it stays held: were it ended, Postfix would start another one, which would deliver until Postfix itself stops
+    began = seen = time.monotonic()
+    while (now := time.monotonic()) - seen < STILL_SECONDS:
+        receiving, delivering = _under_way(managers)
+        if (delivering and now - began < DELIVERING_SECONDS) or (receiving and now - began < RECEIVING_SECONDS):
+            seen = now
         time.sleep(0.02)
-    for pid in managers:
-        # ended before it runs again, so that it starts no delivery
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-            os.kill(pid, signal.SIGCONT)
 
 
 def _named(name: str) -> list[int]:
@@ -226,8 +249,9 @@ def _named(name: str) -> list[int]:
     return found
 
 
-def _under_way(managers: Collection[int]) -> bool:
-    """Whether a process of Postfix other than the queue manager has a message's file open."""
+def _under_way(managers: Collection[int]) -> tuple[bool, bool]:
+    """Whether a message is being received, and whether one is being delivered: who has its file open."""
+    receiving = delivering = False
     group = output(["systemctl", "show", "-P", "ControlGroup", POSTFIX]).strip()
     for pid in _processes(group) if group else ():
         if int(pid) in managers:
@@ -235,6 +259,6 @@ def _under_way(managers: Collection[int]) -> bool:
         for link in Path(f"/proc/{pid}/fd").glob("*"):
             with contextlib.suppress(OSError):
                 target = os.readlink(link)
-                if target.startswith((f"{SPOOL}/incoming/", f"{SPOOL}/active/", f"{SPOOL}/maildrop/")):
-                    return True
-    return False
+                receiving = receiving or target.startswith((f"{SPOOL}/incoming/", f"{SPOOL}/maildrop/"))
+                delivering = delivering or target.startswith(f"{SPOOL}/active/")
+    return receiving, delivering

@@ -8,6 +8,9 @@
     .../restore.pyz         run by hand, it brings the host back to this snapshot
     .../ending              how its transaction ended
 
+A snapshot of the configuration alone, as an apply takes it, has neither packages nor databases, and minds which units
+are enabled.
+
 What the world outside has already seen is never turned back: NEVER, and whatever is not listed by what_to_keep.
 """
 
@@ -42,6 +45,7 @@ ROOT = Path("/var/lib/mailwright/snapshots")
 RECORDS = Path("/var/lib/mailwright/config")
 SECRETS = Path("/etc/mailwright/secrets")
 UCF = Path("/var/lib/ucf")
+UNITS = Path("/etc/systemd/system")
 DATABASES = ("mailwright", "roundcube")
 # Which key signs, and what the DNS shall hold, go with the DKIM rotation, which does not go back.
 NEVER = ("/etc/rspamd/local.d/dkim_signing.conf", "/etc/rspamd/local.d/arc.conf", "/etc/mailwright/dns/*")
@@ -53,7 +57,7 @@ RESERVE = 64 * 2**20
 
 @dataclass(frozen=True)
 class Entry:
-    """One path. why: managed, conffile, secret or state; package: of a conffile."""
+    """One path. why: managed, conffile, secret, state or enabled; package: of a conffile."""
 
     path: str
     why: str
@@ -99,11 +103,16 @@ def _seen(entry: Entry) -> tuple[Any, ...]:
     return entry.kind, entry.uid, entry.gid, entry.mode, entry.target, entry.sha256, entry.xattrs
 
 
+def records() -> list[str]:
+    """config_tree's manifests, and the markers of its runs that were killed."""
+    return [str(path) for suffix in ("json", "pending") for path in sorted(RECORDS.glob(f"*.{suffix}"))]
+
+
 def managed() -> list[str]:
-    """The paths that config_tree's manifests name."""
+    """The paths that config_tree's records name."""
     paths: set[str] = set()
-    for manifest in sorted(RECORDS.glob("*.json")):
-        paths.update(json.loads(manifest.read_bytes()))
+    for record in records():
+        paths.update(json.loads(Path(record).read_bytes()))
     return sorted(path for path in paths if not any(fnmatch.fnmatchcase(path, glob) for glob in NEVER))
 
 
@@ -122,14 +131,21 @@ def conffiles() -> dict[str, str]:
     return found
 
 
-def what_to_keep() -> list[Entry]:
-    """All paths of a snapshot, as they are now."""
+def enabled() -> list[str]:
+    """The links by which systemd knows that a unit is enabled."""
+    return sorted(str(path) for path in UNITS.glob("*.*/*") if path.is_symlink())
+
+
+def what_to_keep(*, whole: bool) -> list[Entry]:
+    """All paths of a snapshot, as they are now; whole: with packages."""
     wanted: dict[str, tuple[str, str]] = {path: ("conffile", package) for path, package in conffiles().items()}
     wanted.update({str(path): ("secret", "") for path in SECRETS.glob("*")})
     wanted.update(dict.fromkeys(managed(), ("managed", "")))
-    wanted.update({str(path): ("state", "") for path in RECORDS.glob("*.json")})
+    wanted.update(dict.fromkeys(records(), ("state", "")))
     for path in ("/var/lib/apt/extended_states", f"{UCF}/registry", f"{UCF}/hashfile"):
         wanted[path] = ("state", "")
+    if not whole:
+        wanted.update(dict.fromkeys(enabled(), ("enabled", "")))
     for path in [path for path in wanted if any(fnmatch.fnmatchcase(path, glob) for glob in NEVER)]:
         del wanted[path]
     entries = (read_entry(path, *why) for path, why in sorted(wanted.items()))
@@ -161,8 +177,21 @@ class Snapshot:
         self.manifest: dict[str, Any] = json.loads((directory / "manifest.json").read_bytes())
 
     @property
+    def whole(self) -> bool:
+        """Whether it holds more than the configuration."""
+        return bool(self.manifest["packages"])
+
+    @property
     def packages(self) -> list[Package]:
         return [Package(*fields[:4]) for fields in self.manifest["packages"]]
+
+    def other_packages(self) -> tuple[list[Package], list[Package]]:
+        """Packages that are not as they were, and packages that came since."""
+        return dpkg.differences(self.packages) if self.whole else ([], [])
+
+    def restore_packages(self) -> list[str]:
+        """Bring dpkg to these versions; returns the names that were touched. Raises TransactionError."""
+        return dpkg.turn_back(self.packages, self.directory / "packages") if self.whole else []
 
     @property
     def entries(self) -> list[Entry]:
@@ -220,8 +249,10 @@ class Snapshot:
     def surplus(self, names: Collection[str] | None) -> list[str]:
         """Paths that came since: managed files, and conffiles of the packages that go back."""
         known = {entry.path for entry in self.entries}
-        came = set(managed()) | {str(path) for path in RECORDS.glob("*.json")}
+        came = {*managed(), *records()}
         came |= {path for path, package in conffiles().items() if names is None or package in names}
+        if not self.whole:
+            came |= set(enabled())
         never = [path for path in came if any(fnmatch.fnmatchcase(path, glob) for glob in NEVER)]
         return sorted(path for path in came - known - set(never) if os.path.lexists(path))
 
@@ -287,16 +318,19 @@ def identifier(now: float | None = None) -> str:
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
 
 
-def create(name: str, reason: str, engine: bytes, units: Mapping[str, str]) -> Snapshot:
-    """Take a snapshot: whole and on disk, or not there. Raises TransactionError."""
+def create(name: str, reason: str, engine: bytes, units: Mapping[str, str], *, whole: bool = True) -> Snapshot:
+    """Take a snapshot, of the configuration alone unless it is to be whole: on disk, or not there.
+
+    Raises TransactionError.
+    """
     ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
     sweep()
-    packages = dpkg.installed()
+    packages = dpkg.installed() if whole else []
     broken = [f"{p.name} ({p.state})" for p in packages if p.state != "installed"]
     if broken:
         raise TransactionError(f"dpkg is not in order: {', '.join(broken)}; run dpkg --configure --pending first")
-    entries = what_to_keep()
-    databases = _databases()
+    entries = what_to_keep(whole=whole)
+    databases = _databases() if whole else {}
     debs = {p: found for p in packages if (found := dpkg.find_deb(p))}
     size = sum(os.path.getsize(e.path) for e in entries if e.kind == "file")
     size += sum(databases.values())
@@ -393,6 +427,14 @@ def superfluous(endings: Sequence[tuple[str, str]]) -> list[str]:
     good = [name for name, ending in endings if ending in (COMMITTED, MANUAL)][-KEPT:]
     kept = {*good, *(name for name, ending in endings if ending in (INCONSISTENT, "")), *(n for n, _e in endings[-1:])}
     return [name for name, _ending in endings if name not in kept]
+
+
+def unneeded() -> list[str]:
+    """The snapshots that need not be kept. An apply's do not push out those that hold packages."""
+    found = all_snapshots()
+    return [
+        name for whole in (True, False) for name in superfluous([(s.id, s.ending) for s in found if s.whole == whole])
+    ]
 
 
 def remove(name: str) -> None:

@@ -6,6 +6,7 @@
 /var/lib/mailwright/txn/lock
 /var/lib/mailwright/txn/open -> ID        while ID is not settled
 /var/lib/mailwright/txn/ID/journal        and request.json, engine.pyz, confirmed, ballast
+    .../ID/alive, guard, abandoned         of an apply: a sign of life, a change that may cut the host off, its failure
 """
 
 from __future__ import annotations
@@ -135,6 +136,38 @@ class Transaction:
     @property
     def confirmed(self) -> bool:
         return (self.directory / "confirmed").exists()
+
+    def sign_of_life(self) -> None:
+        """Say that the apply goes on; config_tree does so with each of its tasks."""
+        (self.directory / "alive").touch()
+
+    @property
+    def last_sign(self) -> int:
+        """Another number after every sign of life."""
+        return (self.directory / "alive").stat().st_mtime_ns
+
+    def guard(self) -> None:
+        """Say that what follows may cut the host off."""
+        write_atomically(str(self.directory / "guard"), b"")
+
+    def reached(self) -> None:
+        """Say that it did not."""
+        (self.directory / "guard").unlink(missing_ok=True)
+
+    @property
+    def guarded(self) -> bool:
+        return (self.directory / "guard").exists()
+
+    def abandon(self, cause: str) -> None:
+        """Say that the apply has failed."""
+        write_atomically(str(self.directory / "abandoned"), cause.encode())
+
+    @property
+    def abandoned(self) -> str | None:
+        """Why, None when it was not."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.directory / "abandoned").read_text(encoding="utf-8")
+        return None
 
     def close(self) -> None:
         """Let go: nothing is open any more; old transactions' directories go."""
