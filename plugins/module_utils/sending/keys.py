@@ -19,8 +19,13 @@ SCOPES = (
     "domains.read",
     "emails.read",
     "emails.write",
+    "statistics.read",
+    "streams.read",
+    "streams.write",
     "suppressions.read",
     "suppressions.write",
+    "templates.read",
+    "templates.write",
 )
 PREFIX = "mw"
 LONGEST_NAME = 64

@@ -9,6 +9,7 @@ A migration that has been released is never edited: the next change is a new ent
 from __future__ import annotations
 
 from ..directory.schema import Migration
+from . import schema_resources
 
 NAME = "api"
 # The web service, which sees one domain at a time, and the dispatcher, which sees all; neither has a password.
@@ -169,4 +170,7 @@ END
 $body$;
 """
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(1, "sending API: keys, messages, recipients, events", _FIRST),)
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(1, "sending API: keys, messages, recipients, events", _FIRST),
+    *schema_resources.MIGRATIONS,
+)

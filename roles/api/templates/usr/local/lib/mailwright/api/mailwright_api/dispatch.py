@@ -36,6 +36,7 @@ LEASE_SECONDS = 90.0
 # No NOTIFY: it would make each commit wait for the one before.
 POLL_SECONDS = 0.1
 REAP_SECONDS = 5.0
+EXPIRE_SECONDS = 10.0
 PRUNE_SECONDS = 3600.0
 LOG_NOTE_SECONDS = 10.0
 LARGEST_RECORD = 200
@@ -69,10 +70,13 @@ class Dispatcher:
         async with self.outbox.alone(), asyncio.TaskGroup() as group:
             await self.begin()
             server = await bounces.listen(
-                self.settings.hostname, self.outbox.bounced_late, self.settings.message_size_limit
+                self.settings.hostname,
+                self.outbox.bounced_late,
+                self.outbox.complained,
+                self.settings.message_size_limit,
             )
             tasks = [group.create_task(server.serve_forever())]
-            for work in (self.follow, self.record, self.reap, self.prune, self.lease):
+            for work in (self.follow, self.record, self.reap, self.expire, self.prune, self.lease):
                 tasks.append(group.create_task(self.keep(work)))
             for _number in range(self.settings.connections):
                 tasks.append(group.create_task(self.send()))
@@ -127,10 +131,12 @@ class Dispatcher:
                 await self.results.put(Postponed(job, "", "waited too long for its turn", False))
                 continue
             try:
-                content = await self.outbox.content(job.message)
+                content, unsubscribe = await self.outbox.content(job.message)
             except psycopg.OperationalError:
                 await self.results.put(Postponed(job, "", "the database does not answer", False))
                 continue
+            if unsubscribe:
+                content = envelope.unsubscribe_headers(self.settings.hostname, job.token) + content
             if len(content) > 1_000_000:
                 async with self.large:
                     client = await self.transmit(client, job, content)
@@ -248,9 +254,16 @@ class Dispatcher:
         finally:
             del self.barriers[token]
 
-    async def prune(self) -> None:
-        """Forget what is old."""
+    async def expire(self) -> None:
+        """Give up what waits too long."""
         while True:
+            await self.outbox.expire()
+            await asyncio.sleep(EXPIRE_SECONDS)
+
+    async def prune(self) -> None:
+        """Sum up what is over, and forget what is old."""
+        while True:
+            await self.outbox.sum_up()
             while await self.outbox.prune(self.settings.keep_days):
                 await asyncio.sleep(0)
             await asyncio.sleep(PRUNE_SECONDS)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -22,3 +23,11 @@ class Outgoing(NamedTuple):
     id: UUID
     message_id: str
     composed: Composed
+    stream: str
+    unsubscribe: bool
+    send_at: datetime | None
+    valid_for: int
+
+    def is_suppressed(self, address: str, suppressed: set[tuple[str, str]]) -> bool:
+        """Whether it is not sent there: suppressed has streams and addresses."""
+        return not suppressed.isdisjoint({("", address.lower()), (self.stream, address.lower())})
