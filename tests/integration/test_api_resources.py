@@ -78,6 +78,19 @@ def test_a_template_has_versions_and_shows_what_it_makes(acme: Api, template: st
     assert acme.ask("POST", f"{template}/versions", {"subject": "a", "text": "a\0"}).status == 422
 
 
+def test_a_template_s_filters_work_where_no_file_can_be_opened(acme: Api, template: str) -> None:
+    source = (
+        "{{ name | upper | wordwrap(2) }}{{ name | urlize }}{{ [3, 1] | sort | join(',') }}{{ 1.25 | round(1) }}"
+        "{{ {'a': name} | tojson }}{{ name | urlencode }}{{ name | striptags | title | center(9) }}{{ 'é\\n' }}"
+        "{{ [{'k': 1}] | groupby('k') | list | length }}{{ 12345 | filesizeformat }}{{ '%05.1f' | format(2) }}"
+        "{% set ns = namespace(n=0) %}{% for c in name %}{% set ns.n = ns.n + loop.index %}{% endfor %}{{ ns.n }}"
+    )
+    assert acme.ask("POST", f"{template}/versions", {"subject": "s", "text": source}).status == 201
+    answer = acme.ask("POST", f"{template}/render", {"variables": {"name": "dave"}})
+    assert answer.status == 200, answer
+    assert answer.body["text"] == 'DA\nVEdave1,31.2{"a": "dave"}dave   Dave  é\n112.3 kB002.010'
+
+
 def test_a_message_made_from_a_template_arrives(lab: Lab, acme: Api, template: str, token: str) -> None:
     use = {"id": template.rpartition("/")[2], "variables": {"name": f"{token}\r\nBcc: <eve@peer.test>"}}
     message = {"from": "news@acme.test", "to": ["dave@peer.test"], "template": use}
@@ -100,7 +113,7 @@ def test_a_message_made_from_a_template_arrives(lab: Lab, acme: Api, template: s
     ("source", "said"),
     [
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "too long"),
-        ("{{ 9 ** 9 ** 9 }}", "too long"),
+        ("{{ 9 ** (9 ** 9) }}", "too long"),
         ("{{ 'a' * 10 ** 9 }}", "too much memory"),
         ("{{ 'a' * 600000 }}", "longer than"),
         ("{% for a in range(999999999) %}{% endfor %}", "Range too big"),
@@ -267,6 +280,7 @@ def test_a_written_message_goes_to_plain_addresses_alone(acme: Api) -> None:
     assert acme.ask("POST", "/emails/raw", raw("From: a@acme.test\r\n\r\n") | {"content": "%"}).status == 422
 
 
+@pytest.mark.faults
 def test_25_megabytes_are_sent_and_a_bomb_is_not(server: Server, acme: Api, token: str) -> None:
     """An attachment as large as a message may be; and one that says it is none."""
     content = base64.b64encode(b"\0" * 18_000_000).decode()

@@ -63,7 +63,7 @@ class _Field(NamedTuple):
     @property
     def value(self) -> str:
         """Unfolded."""
-        return re.sub(r"\r\n(?=[ \t])", "", self.lines.partition(b":")[2].decode("ascii")).strip()
+        return re.sub(r"\r\n(?=[ \t])", "", self.lines.partition(b":")[2].decode("ascii")).strip(" \t")
 
 
 def compose(draft: Draft, domain: str, message_id: str, date: datetime, limit: int) -> Raw:

@@ -6,6 +6,7 @@ Its input and output are lines of JSON. It ends by a signal when a template take
 
 from __future__ import annotations
 
+import importlib
 import json
 import resource
 import signal
@@ -69,6 +70,9 @@ def _environment(part: str) -> jinja2.Environment:
 
 def serve() -> None:
     """Answer requests until there are no more."""
+    # what Jinja loads when it first needs it, and no file can be opened any more
+    for name in ("encodings.ascii", "encodings.unicode_escape", "html", "jinja2.debug", "textwrap"):
+        importlib.import_module(name)
     # no further file, no socket, no process: not even of the database, which the service's user may reach
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
