@@ -341,9 +341,8 @@ def test_one_click_unsubscribes_from_the_stream_alone(
     assert "list-unsubscribe:" in signed.lower() and "list-unsubscribe-post" in signed.lower()
 
     asked = anybody.ask("GET", link[1])
-    assert asked.status == 200 and b"<button>" in asked.body and "default-src 'none'" in asked.headers[
-        "content-security-policy"
-    ]  # fmt: skip
+    assert asked.status == 200 and b"<button>" in asked.body and asked.headers["cache-control"] == "no-store"
+    assert "form-action 'self'" in asked.headers["content-security-policy"]
     assert acme.ask("GET", f"/suppressions/{address}?stream={newsletter}").status == 404
     for _twice in range(2):
         assert anybody.ask("POST", link[1], headers=FORM, raw=b"List-Unsubscribe=One-Click").status == 200
@@ -593,5 +592,6 @@ def test_providers_are_known_by_their_servers(lab: Lab, server: Server) -> None:
         "": "",
         "nonsense": "",
     }
-    for relay, provider in names.items():
-        assert sql(lab, server.name, f"SELECT api.provider('{relay}')") == provider, relay
+    values = ", ".join(f"('{relay}')" for relay in names)
+    found = sql(lab, server.name, f"SELECT relay || '|' || api.provider(relay) FROM (VALUES {values}) AS v(relay)")
+    assert dict(line.split("|") for line in found.splitlines()) == names

@@ -32,11 +32,7 @@ _PAGE = """<!DOCTYPE html>
 """
 _QUESTION = '<p>Do you no longer want these messages?</p><form method="post"><button>Unsubscribe</button></form>'
 _DONE = "<p>You will get no more of these messages.</p>"
-_HEADERS = {
-    "content-security-policy": "default-src 'none'; form-action 'self'; frame-ancestors 'none'",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
+_HEADERS = {"referrer-policy": "no-referrer", "cache-control": "no-store"}
 
 router = new_router()
 
