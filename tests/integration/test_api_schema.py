@@ -103,7 +103,7 @@ def walker(lab: Lab, server: Server) -> Iterator[Walker]:
 @pytest.mark.parametrize(
     "count",
     [
-        pytest.param(500, id="500"),
+        pytest.param(300, id="300"),
         pytest.param(int(os.environ.get("MAILWRIGHT_REQUESTS", "20000")), id="all", marks=pytest.mark.faults),
     ],
 )

@@ -183,7 +183,7 @@ AS $body$
 $body$;
 
 -- Each message to each recipient counts once a day and kind. Under row-level security it sees what its caller may see.
-CREATE FUNCTION api.figures(since timestamptz) RETURNS TABLE (
+CREATE FUNCTION api.daily_figures(since timestamptz) RETURNS TABLE (
     domain text, day date, provider text, accepted bigint, delivered bigint, deferred bigint, bounced bigint,
     expired bigint, complained bigint, unsubscribed bigint)
 LANGUAGE sql STABLE
@@ -201,7 +201,8 @@ AS $body$
           SELECT o.relay FROM api.event o
            WHERE o.recipient = e.recipient AND o.relay <> '' AND o.source <> 'report' ORDER BY o.id DESC LIMIT 1) l
         ON true
-     WHERE e.at >= figures.since AND e.kind NOT IN ('handed_over', 'rescheduled', 'cancelled', 'suppressed', 'rejected')
+     WHERE e.at >= daily_figures.since
+       AND e.kind NOT IN ('handed_over', 'rescheduled', 'cancelled', 'suppressed', 'rejected')
      GROUP BY 1, 2, 3
 $body$;
 

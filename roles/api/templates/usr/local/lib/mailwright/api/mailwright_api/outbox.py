@@ -248,7 +248,7 @@ class Outbox:
                 "WITH first AS (SELECT coalesce(max(day) - 1, '-infinity') AS day FROM api.statistic), "
                 "gone AS (DELETE FROM api.statistic WHERE day >= (SELECT day FROM first)) "
                 "INSERT INTO api.statistic SELECT f.* "
-                "FROM api.figures((SELECT day FROM first)::timestamp AT TIME ZONE 'UTC') f "
+                "FROM api.daily_figures((SELECT day FROM first)::timestamp AT TIME ZONE 'UTC') f "
                 "WHERE f.day < (now() AT TIME ZONE 'UTC')::date"
             )
 

@@ -14,7 +14,7 @@ _NAMES = "accepted, delivered, deferred, bounced, expired, complained, unsubscri
 class StatisticRows(Database):
     """A part of the store."""
 
-    async def figures(self, domain: str, first: date, last: date) -> list[dict[str, Any]]:
+    async def daily_figures(self, domain: str, first: date, last: date) -> list[dict[str, Any]]:
         """By day and provider. The days that the dispatcher has not summed up yet are counted now."""
         async with self._domain(domain) as connection:
             cursor = await connection.execute(
@@ -23,7 +23,7 @@ class StatisticRows(Database):
                 f"SELECT day, provider, {_NAMES} FROM api.statistic WHERE domain = %(domain)s "
                 "AND day BETWEEN %(first)s AND %(last)s AND day < (SELECT day FROM live) "
                 f"UNION ALL SELECT day, provider, {_NAMES} "
-                "FROM api.figures((SELECT day FROM live)::timestamp AT TIME ZONE 'UTC') "
+                "FROM api.daily_figures((SELECT day FROM live)::timestamp AT TIME ZONE 'UTC') "
                 "WHERE domain = %(domain)s AND day BETWEEN %(first)s AND %(last)s ORDER BY day, provider",
                 {"domain": domain, "first": first, "last": last},
             )

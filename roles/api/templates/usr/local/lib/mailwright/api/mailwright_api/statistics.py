@@ -152,7 +152,7 @@ def _range(since: date | None, until: date | None) -> tuple[date, date]:
 
 
 async def _cells(request: Request, caller: Caller, first: date, last: date) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = await request.app.state.store.figures(caller.domain, first, last)
+    found: list[dict[str, Any]] = await request.app.state.store.daily_figures(caller.domain, first, last)
     return found
 
 
