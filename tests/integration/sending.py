@@ -11,6 +11,7 @@ import json
 import re
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from connection import CHECKOUT, Lab
 
 HOSTNAME = "mx1.acme.test"
 BASE = "/api/v1"
+IDLE_SECONDS = 20.0
 
 
 class Answer(NamedTuple):
@@ -34,6 +36,7 @@ class Api:
     def __init__(self, lab: Lab, host: str, key: str | None) -> None:
         self.lab, self.host, self.key = lab, host, key
         self.connection: http.client.HTTPSConnection | None = None
+        self.used = 0.0
 
     def ask(
         self,
@@ -45,6 +48,11 @@ class Api:
         raw: bytes | None = None,
     ) -> Answer:
         """One request. Raises OSError or http.client.HTTPException when there is no answer."""
+        # nginx closes a connection that is idle for a minute or so
+        if self.connection is not None and time.monotonic() - self.used > IDLE_SECONDS:
+            self.connection.close()
+            self.connection = None
+        self.used = time.monotonic()
         if self.connection is None:
             context = self.lab.tls()
             self.connection = http.client.HTTPSConnection(HOSTNAME, timeout=100, context=context)
