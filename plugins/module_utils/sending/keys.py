@@ -16,11 +16,16 @@ from typing import NamedTuple
 SCOPES = (
     "api_keys.read",
     "api_keys.write",
+    "audit.read",
     "domains.read",
     "emails.read",
     "emails.write",
+    "inbound.read",
+    "inbound.write",
     "suppressions.read",
     "suppressions.write",
+    "webhooks.read",
+    "webhooks.write",
 )
 PREFIX = "mw"
 LONGEST_NAME = 64

@@ -26,6 +26,7 @@ from . import resources
 from .outgoing import Idempotency, Outgoing
 from .problems import MEDIA_TYPE, ApiError, not_found
 from .settings import Settings
+from .store import ACTOR
 
 BASE = "/api/v1"
 # Nobody has to say who they are for these.
@@ -99,6 +100,7 @@ async def authenticate(request: Request, needed: str) -> Caller:
     if found is None or not keys.matches(key, found[2]):
         raise refused
     caller = Caller(key.id, found[0], tuple(found[1]))
+    ACTOR.set(key.id)
     if needed not in caller.scopes:
         raise ApiError(403, "forbidden", f"The key lacks the scope {needed}.")
     return caller
@@ -474,7 +476,19 @@ async def metrics(request: Request) -> str:
         f"mailwright_api_log_age_seconds {'NaN' if age is None else round(age, 3)}\n"
         "# TYPE process_resident_memory_bytes gauge\n"
         f"process_resident_memory_bytes {resident}\n"
+        + metric_lines(await request.app.state.store.figures())
     )
+
+
+def metric_lines(figures: list[tuple[str, str, int]]) -> str:
+    """Gauges: each series of a metric behind its type."""
+    lines = []
+    for name, label, count in sorted(figures):
+        kind = f"# TYPE mailwright_api_{name} gauge"
+        if kind not in lines:
+            lines.append(kind)
+        lines.append(f"mailwright_api_{name}{f'{{status="{label}"}}' if label else ''} {count}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _request_id(request: Request) -> str:
@@ -517,6 +531,8 @@ async def _failed(request: Request, _error: Exception) -> Response:
 
 def build_app(store: Any, settings: Settings | None) -> FastAPI:
     """The application over a Store. Without one it can only describe itself."""
+    # its routes are made of what this module defines
+    from . import hooks
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -538,6 +554,7 @@ def build_app(store: Any, settings: Settings | None) -> FastAPI:
     )
     app.state.store, app.state.settings, app.state.accepted = store, settings, 0
     app.include_router(router)
+    app.include_router(hooks.router)
     app.exception_handlers |= {
         ApiError: _refused, HTTPException: _http, RequestValidationError: _invalid, Exception: _failed
     }  # fmt: skip

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
-from ansible_collections.mailwright.server.plugins.module_utils.sending import dsn, postfix_log, suppression
+from ansible_collections.mailwright.server.plugins.module_utils.sending import dsn, ids, postfix_log, suppression
 from psycopg_pool import AsyncConnectionPool
 
 from .settings import DATABASE
@@ -202,6 +203,23 @@ class Outbox:
             if row is not None and reason is not None:
                 await _suppress(connection, [(row[0], row[1], reason, report.detail)])
 
+    async def keep_inbound(self, sender: str, route: str, local_part: str, content: bytes) -> bool:
+        """Store a message that came in; whether there is such a route. The same message a second time changes nothing."""
+        async with self._transaction() as connection:
+            cursor = await connection.execute("SELECT id, domain FROM api.inbound_route WHERE id = %s", (UUID(route),))
+            row = await cursor.fetchone()
+            if row is None:
+                return False
+            await connection.execute(
+                "INSERT INTO api.inbound_message (id, domain, route, sender, recipient, content, digest) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                (
+                    ids.new_id(), row[1], row[0], sender.replace("\0", ""),
+                    f"{local_part}@{row[1]}".replace("\0", ""), content, hashlib.sha256(content).digest(),
+                ),
+            )  # fmt: skip
+        return True
+
     async def overdue(self) -> dict[str, UUID]:
         """Recipients whose lease ran out, by token: a dispatcher died, or an answer never came."""
         async with self.pool.connection() as connection:
@@ -224,6 +242,10 @@ class Outbox:
         """Forget what is old and finished; what is not finished stays, however old it is."""
         async with self._transaction() as connection:
             await connection.execute("DELETE FROM api.idempotency WHERE created_at < now() - interval '24 hours'")
+            await connection.execute(
+                "DELETE FROM api.inbound_message WHERE created_at < now() - make_interval(days => %s)", (keep_days,)
+            )
+            await connection.execute("DELETE FROM api.audit WHERE at < now() - interval '1 year'")
             cursor = await connection.execute(
                 "DELETE FROM api.message WHERE id IN (SELECT id FROM api.message m "
                 "WHERE created_at < now() - make_interval(days => %s) AND NOT EXISTS ("

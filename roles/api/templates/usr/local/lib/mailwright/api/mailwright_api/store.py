@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -19,11 +20,16 @@ from psycopg_pool import AsyncConnectionPool
 from . import problems
 from .outgoing import Idempotency, Outgoing
 from .settings import DATABASE
+from .store_hooks import HookStore
 
 CONNECTIONS = 6
 
 
-class Store:
+# The key that asks, for the audit log.
+ACTOR: ContextVar[str] = ContextVar("actor", default="")
+
+
+class Store(HookStore):
     """A pool of connections as the role mailwright_api."""
 
     def __init__(self) -> None:
@@ -55,7 +61,9 @@ class Store:
     async def _domain(self, domain: str) -> AsyncIterator[Any]:
         """A transaction that sees the domain's rows."""
         async with self._connection() as connection, connection.transaction():
-            await connection.execute("SELECT set_config('api.domain', %s, true)", (domain,))
+            await connection.execute(
+                "SELECT set_config('api.domain', %s, true), set_config('api.actor', %s, true)", (domain, ACTOR.get())
+            )
             yield connection
 
     async def find_key(self, key_id: str) -> tuple[str, list[str], bytes] | None:
@@ -300,6 +308,12 @@ class Store:
         async with self._connection() as connection:
             cursor = await connection.execute("SELECT status, count FROM api.counts()")
             return dict(await cursor.fetchall())
+
+    async def figures(self) -> list[tuple[str, str, int]]:
+        """For the metrics: name, label, how many."""
+        async with self._connection() as connection:
+            cursor = await connection.execute("SELECT name, label, count FROM api.figures()")
+            return [(row[0], row[1], row[2]) for row in await cursor.fetchall()]
 
 
 def _name_taken() -> problems.ApiError:
