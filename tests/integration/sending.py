@@ -11,9 +11,11 @@ import json
 import re
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ansible_collections.mailwright.server.plugins.module_utils.sending import keys
 from connection import CHECKOUT, Lab
 
 HOSTNAME = "mx1.acme.test"
@@ -34,6 +36,7 @@ class Api:
     def __init__(self, lab: Lab, host: str, key: str | None) -> None:
         self.lab, self.host, self.key = lab, host, key
         self.connection: http.client.HTTPSConnection | None = None
+        self.used = 0.0
 
     def ask(
         self,
@@ -45,6 +48,11 @@ class Api:
         raw: bytes | None = None,
     ) -> Answer:
         """One request. Raises OSError or http.client.HTTPException when there is no answer."""
+        # nginx closes what was idle for longer
+        if self.connection is not None and time.monotonic() - self.used > 30:
+            self.connection.close()
+            self.connection = None
+        self.used = time.monotonic()
         if self.connection is None:
             context = self.lab.tls()
             self.connection = http.client.HTTPSConnection(HOSTNAME, timeout=100, context=context)
@@ -112,3 +120,19 @@ def temporary_keys(lab: Lab, host: str, *wanted: dict[str, Any]) -> Iterator[lis
         yield made
     finally:
         module("absent")
+
+
+@contextlib.contextmanager
+def direct_keys(lab: Lab, host: str, *domains: str) -> Iterator[list[str]]:
+    """A key with all scopes for each domain, without a run of Ansible."""
+    made = [keys.generate() for _domain in domains]
+    rows = ", ".join(
+        f"('{key.id}', '{domain}', 'test {key.id}', '\\x{key.digest.hex()}', '{{{','.join(keys.SCOPES)}}}', 'api')"
+        for key, domain in zip(made, domains, strict=True)
+    )
+    sql(lab, host, f"INSERT INTO api.key (id, domain, name, hash, scopes, owner) VALUES {rows}")
+    try:
+        yield [key.text for key in made]
+    finally:
+        ids = ", ".join(f"'{key.id}'" for key in made)
+        sql(lab, host, f"DELETE FROM api.key WHERE id IN ({ids})")

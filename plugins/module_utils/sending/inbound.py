@@ -9,6 +9,7 @@ Whatever a stranger sends can be read: what makes no sense is left as it is, nev
 from __future__ import annotations
 
 import base64
+import contextlib
 import email
 import email.errors
 import email.policy
@@ -122,10 +123,8 @@ def _attachment(part: Message, kind: str) -> Attachment:
 def decoded(value: Any) -> str:
     """A header's value as people read it, on one line."""
     text = str(value)
-    try:
+    with contextlib.suppress(email.errors.HeaderParseError, LookupError, ValueError):
         text = str(make_header(decode_header(text)))
-    except (email.errors.HeaderParseError, LookupError, ValueError):
-        pass
     return _clean(text)
 
 
@@ -137,7 +136,7 @@ def _clean(text: str) -> str:
 def authentication(headers: list[tuple[str, str]], hostname: str) -> dict[str, str]:
     """What this host's filter found: the topmost Authentication-Results, if it is this host's.
 
-    The filter writes its own on top, and lower ones may be anybody's. Of several DKIM signatures one that passes counts.
+    The filter writes its own on top; lower ones may be anybody's. Of several DKIM signatures one that passes counts.
     """
     results = next((value for name, value in headers if name.lower() == "authentication-results"), "")
     found: dict[str, str] = {}

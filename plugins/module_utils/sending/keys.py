@@ -65,10 +65,10 @@ def matches(key: Key, stored: bytes) -> bool:
 
 
 def check_name(name: str) -> str:
-    """The name of a key. Raises ValueError."""
+    """The name of a key or a webhook. Raises ValueError."""
     if not _NAME.fullmatch(name) or name != name.strip():
         raise ValueError(
-            f"{name[:LONGEST_NAME]!a} is not a key's name: write letters, digits, spaces and . _ -, "
+            f"{name[:LONGEST_NAME]!a} is not a name: write letters, digits, spaces and . _ -, "
             f"at most {LONGEST_NAME}, a letter or a digit first"
         )
     return name

@@ -12,7 +12,7 @@ from ..directory.schema import Migration
 from . import schema_hooks
 
 NAME = "api"
-# The web service, which sees one domain at a time, the dispatcher, and what posts to webhooks, which see all; none has a
+# The web service, which sees one domain at a time; the dispatcher and what posts to webhooks, which see all. None has a
 # password.
 SERVICE = "mailwright_api"
 DISPATCHER = "mailwright_dispatch"

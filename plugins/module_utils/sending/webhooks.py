@@ -16,6 +16,7 @@ import re
 import secrets
 import socket
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ..model.values import has_control
@@ -45,6 +46,19 @@ _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-
 _TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Row(NamedTuple):
+    """What a row of api.webhook says of where to post what."""
+
+    id: str
+    domain: str
+    name: str
+    url: str
+    events: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"webhook {self.domain} {self.name!a} url={self.url} events={','.join(self.events)}"
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
@@ -138,7 +152,7 @@ def sign(secret: str, delivery: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(digest).decode()
 
 
-def headers(keys: Sequence[str], delivery: str, timestamp: int, body: bytes) -> dict[str, str]:
+def headers(keys: Sequence[str], delivery: str, timestamp: int, body: bytes) -> dict[str | bytes, str | bytes]:
     """The headers of a post; while a secret is being changed, signed with both."""
     return {
         "content-type": "application/json",

@@ -23,10 +23,9 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from . import resources
-from .outgoing import Idempotency, Outgoing
+from .outgoing import ACTOR, Idempotency, Outgoing
 from .problems import MEDIA_TYPE, ApiError, not_found
 from .settings import Settings
-from .store import ACTOR
 
 BASE = "/api/v1"
 # Nobody has to say who they are for these.
@@ -475,8 +474,7 @@ async def metrics(request: Request) -> str:
         + "# TYPE mailwright_api_log_age_seconds gauge\n"
         f"mailwright_api_log_age_seconds {'NaN' if age is None else round(age, 3)}\n"
         "# TYPE process_resident_memory_bytes gauge\n"
-        f"process_resident_memory_bytes {resident}\n"
-        + metric_lines(await request.app.state.store.figures())
+        f"process_resident_memory_bytes {resident}\n" + metric_lines(await request.app.state.store.figures())
     )
 
 
@@ -487,7 +485,8 @@ def metric_lines(figures: list[tuple[str, str, int]]) -> str:
         kind = f"# TYPE mailwright_api_{name} gauge"
         if kind not in lines:
             lines.append(kind)
-        lines.append(f"mailwright_api_{name}{f'{{status="{label}"}}' if label else ''} {count}")
+        labels = f'{{status="{label}"}}' if label else ""
+        lines.append(f"mailwright_api_{name}{labels} {count}")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -70,7 +70,8 @@ async def listen(hostname: str, record: Record, keep: Keep) -> asyncio.Server:
     route's id is no easier to guess.
     """
     server = await asyncio.get_running_loop().create_unix_server(
-        lambda: LMTP(Handler(hostname, record, keep), hostname=hostname, data_size_limit=None, enable_SMTPUTF8=True), SOCKET
+        lambda: LMTP(Handler(hostname, record, keep), hostname=hostname, data_size_limit=None, enable_SMTPUTF8=True),
+        SOCKET,
     )
     os.chmod(SOCKET, 0o666)  # noqa: S103
     return server

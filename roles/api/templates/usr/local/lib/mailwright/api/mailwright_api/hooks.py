@@ -53,9 +53,7 @@ async def show_webhook(request: Request, caller: Known, webhook_id: WebhookId) -
 
 @router.patch("/webhooks/{webhook_id}", response_model=resources.Webhook, summary="Change a webhook")
 @scope("webhooks.write")
-async def change_webhook(
-    request: Request, caller: Known, webhook_id: WebhookId, body: resources.WebhookChange
-) -> Any:
+async def change_webhook(request: Request, caller: Known, webhook_id: WebhookId, body: resources.WebhookChange) -> Any:
     """What is not named stays."""
     await _webhook(request, caller, webhook_id)
     checked = _checked(request, body.name, body.url, body.events)
@@ -84,9 +82,7 @@ async def rotate_secret(request: Request, caller: Known, webhook_id: WebhookId) 
     return {**await _webhook(request, caller, webhook_id), "secret": secret}
 
 
-@router.post(
-    "/webhooks/{webhook_id}/test", status_code=202, response_model=resources.Delivery, summary="Try a webhook"
-)
+@router.post("/webhooks/{webhook_id}/test", status_code=202, response_model=resources.Delivery, summary="Try a webhook")
 @scope("webhooks.write")
 async def test_webhook(request: Request, caller: Known, webhook_id: WebhookId) -> Any:
     """Posts a webhook.test; its delivery says what came of it."""

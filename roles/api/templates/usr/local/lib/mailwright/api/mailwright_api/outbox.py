@@ -204,7 +204,7 @@ class Outbox:
                 await _suppress(connection, [(row[0], row[1], reason, report.detail)])
 
     async def keep_inbound(self, sender: str, route: str, local_part: str, content: bytes) -> bool:
-        """Store a message that came in; whether there is such a route. The same message a second time changes nothing."""
+        """Store a message that came in; whether there is such a route. The same a second time changes nothing."""
         async with self._transaction() as connection:
             cursor = await connection.execute("SELECT id, domain FROM api.inbound_route WHERE id = %s", (UUID(route),))
             row = await cursor.fetchone()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import ipaddress
 import json
 import logging
 import random
@@ -186,7 +185,8 @@ class Poster:
         """Go on when the database comes back."""
         while not self.stopping.is_set():
             try:
-                return await work()
+                await work()
+                return
             except psycopg.OperationalError as error:
                 log.warning("the database does not answer: %s", error)
                 await asyncio.sleep(1)
@@ -291,7 +291,8 @@ class Queue:
                 (LEASE_SECONDS, list(busy), MOST_FOR_ONE, most),
             )
             return [
-                Job(*row[:7], keys=tuple(key for key in row[7:] if key is not None)) for row in await cursor.fetchall()
+                Job._make((*job, (secret,) if old_secret is None else (secret, old_secret)))
+                for *job, secret, old_secret in await cursor.fetchall()
             ]
 
     async def message(self, message: UUID) -> dict[str, Any] | None:

@@ -7,7 +7,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -18,15 +17,11 @@ from ansible_collections.mailwright.server.plugins.module_utils.sending.envelope
 from psycopg_pool import AsyncConnectionPool
 
 from . import problems
-from .outgoing import Idempotency, Outgoing
+from .outgoing import ACTOR, Idempotency, Outgoing
 from .settings import DATABASE
 from .store_hooks import HookStore
 
 CONNECTIONS = 6
-
-
-# The key that asks, for the audit log.
-ACTOR: ContextVar[str] = ContextVar("actor", default="")
 
 
 class Store(HookStore):

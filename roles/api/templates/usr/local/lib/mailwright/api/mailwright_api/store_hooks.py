@@ -30,7 +30,7 @@ class HookStore:
         """The domain's webhooks, oldest first, without their secrets."""
         async with self._domain(domain) as connection:
             cursor = await connection.execute(
-                f"SELECT {', '.join(_WEBHOOK)} FROM api.webhook WHERE domain = %s "  # noqa: S608 - columns named above
+                f"SELECT {', '.join(_WEBHOOK)} FROM api.webhook WHERE domain = %s "
                 "AND (%s::uuid IS NULL OR id = %s) ORDER BY created_at, id",
                 (domain, only, only),
             )
@@ -75,7 +75,9 @@ class HookStore:
     async def remove_webhook(self, domain: str, webhook: UUID) -> bool:
         """With its deliveries. Whether it was there."""
         async with self._domain(domain) as connection:
-            cursor = await connection.execute("DELETE FROM api.webhook WHERE domain = %s AND id = %s", (domain, webhook))
+            cursor = await connection.execute(
+                "DELETE FROM api.webhook WHERE domain = %s AND id = %s", (domain, webhook)
+            )
         return bool(cursor.rowcount)
 
     async def test_webhook(self, domain: str, webhook: UUID) -> dict[str, Any]:
@@ -94,7 +96,7 @@ class HookStore:
         """A webhook's deliveries older than that one, newest first."""
         async with self._domain(domain) as connection:
             cursor = await connection.execute(
-                f"SELECT {', '.join(_DELIVERY)} FROM api.webhook_delivery d WHERE domain = %(domain)s "  # noqa: S608
+                f"SELECT {', '.join(_DELIVERY)} FROM api.webhook_delivery d WHERE domain = %(domain)s "
                 "AND webhook = %(webhook)s AND (%(status)s::text IS NULL OR status = %(status)s) "
                 "AND (%(after)s::uuid IS NULL OR (created_at, id) < "
                 "(SELECT a.created_at, a.id FROM api.webhook_delivery a WHERE a.id = %(after)s)) "
@@ -183,8 +185,7 @@ class HookStore:
         """Changes after that one, oldest first."""
         async with self._domain(domain) as connection:
             cursor = await connection.execute(
-                f"SELECT {', '.join(_AUDIT)} FROM api.audit WHERE domain = %s AND id > %s "  # noqa: S608
-                "ORDER BY id LIMIT %s",
+                f"SELECT {', '.join(_AUDIT)} FROM api.audit WHERE domain = %s AND id > %s ORDER BY id LIMIT %s",
                 (domain, after, limit),
             )
             return [dict(zip(_AUDIT, row, strict=True)) for row in await cursor.fetchall()]
