@@ -106,9 +106,10 @@ def _text(part: Message) -> str:
     content = _bytes(part)
     charset = str(part.get_param("charset") or "utf-8")
     try:
-        return content.decode(charset, "replace")
+        text = content.decode(charset, "replace")
     except (LookupError, ValueError):
-        return content.decode("utf-8", "replace")
+        text = content.decode("utf-8", "replace")
+    return text.replace("\r\n", "\n")
 
 
 def _attachment(part: Message, kind: str) -> Attachment:
