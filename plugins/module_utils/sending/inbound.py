@@ -57,12 +57,10 @@ def parse(content: bytes) -> Parsed:
     # compat32 raises least; a message that is nested like a bomb exhausts the stack
     try:
         message = email.message_from_bytes(content, policy=email.policy.compat32)
-        leaves = list(_leaves(message))
+        leaves, complete = _leaves(message)
     except RecursionError:
         message = email.message_from_bytes(content.partition(b"\n\n")[0].partition(b"\r\n\r\n")[0] + b"\n\n")
         leaves, complete = [], False
-    else:
-        complete = len(leaves) < MOST_PARTS
     text: str | None = None
     html: str | None = None
     attachments = []
@@ -78,17 +76,19 @@ def parse(content: bytes) -> Parsed:
     return Parsed([(name, decoded(value)) for name, value in message.items()], text, html, attachments, complete)
 
 
-def _leaves(message: Message) -> Any:
-    """The parts that hold something, in order; a forwarded message is one of them."""
+def _leaves(message: Message) -> tuple[list[Message], bool]:
+    """The parts that hold something, in order, and whether these are all; a forwarded message is one part."""
+    leaves: list[Message] = []
     stack = [message]
-    seen = 0
-    while stack and seen < MOST_PARTS:
+    for _number in range(MOST_PARTS):
+        if not stack:
+            break
         part = stack.pop()
-        seen += 1
         if part.is_multipart() and part.get_content_maintype() == "multipart":
             stack.extend(reversed([sub for sub in part.get_payload() if isinstance(sub, Message)]))
         else:
-            yield part
+            leaves.append(part)
+    return leaves, not stack
 
 
 def _bytes(part: Message) -> bytes:

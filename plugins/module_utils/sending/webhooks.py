@@ -70,7 +70,8 @@ def reachable(address: str, networks: Sequence[Network]) -> bool:
     """Whether an address may be connected to: one of the internet, or of these networks."""
     found = ipaddress.ip_address(address)
     if isinstance(found, ipaddress.IPv6Address):
-        if found.scope_id is not None:
+        # 6to4 and Teredo lead through a tunnel to an IPv4 address
+        if found.scope_id is not None or found.sixtofour is not None or found.teredo is not None:
             return False
         inner = found.ipv4_mapped or (ipaddress.IPv4Address(found.packed[12:]) if found in _TRANSLATED else None)
         if inner is not None:
