@@ -16,6 +16,7 @@ import ssl
 import time
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -90,11 +91,14 @@ def test_what_postfix_closed_delays_nothing(server: Server, acme: Api, token: st
     """It closes the dispatcher's connections when it is restarted, and those that are idle for five minutes. Each
     message that met one was put off by two seconds, and met the next."""
 
+    def handed_over(email: str) -> bool:
+        return "handed_over" in acme.kinds(email)
+
     def send_in_turn() -> float:
         started = time.monotonic()
         for _number in range(16):
             email = acme.send(token, "dave@peer.test")["id"]
-            wait_until(lambda email=email: "handed_over" in acme.kinds(email), 60, "the hand-over", every=0.02)
+            wait_until(partial(handed_over, email), 60, "the hand-over", every=0.02)
         return time.monotonic() - started
 
     before = send_in_turn()

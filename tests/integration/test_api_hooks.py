@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dns.rrset
 import pytest
 import zones
 from ansible_collections.mailwright.server.plugins.module_utils.sending.webhooks import DELAYS
@@ -295,9 +296,8 @@ def name(lab: Lab) -> Iterator[str]:
     """A name of peer.test for tests to lead where they like."""
     host = f"hook{time.time_ns()}.peer.test."
     yield host.rstrip(".")
-    nothing = zones.dns.rrset.from_text(host, 1, "IN", "A", "127.0.0.1")
-    v6 = zones.dns.rrset.from_text(host, 1, "IN", "AAAA", "::1")
-    zones.send(lab.address("ns1"), _tsig(lab), "peer.test.", [nothing, v6], delete=True)
+    both = [dns.rrset.from_text(host, 1, "IN", kind, text) for kind, text in (("A", "127.0.0.1"), ("AAAA", "::1"))]
+    zones.send(lab.address("ns1"), _tsig(lab), "peer.test.", both, delete=True)
 
 
 def _tsig(lab: Lab) -> str:

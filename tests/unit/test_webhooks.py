@@ -167,7 +167,8 @@ def test_any_octets_can_be_read(noise: bytes) -> None:
 
 
 HEADS = st.sampled_from(
-    [b"Content-Type: multipart/mixed; boundary=b", b"Content-Type: message/rfc822", b"Content-Type: text/html; charset=x",
+    [b"Content-Type: multipart/mixed; boundary=b", b"Content-Type: message/rfc822",
+     b"Content-Type: text/html; charset=x",
      b"Content-Transfer-Encoding: base64", b"Content-Transfer-Encoding: x-uuencode", b"Subject: =?utf-8?q?=ff?=",
      b"Content-Disposition: attachment; filename*=utf-8''%ff%00", b"--b", b"--b--", b"", b"begin 644 x", b"Date: x",
      b"Content-Type: text/plain; charset=idna", b"Subject: =?idna?q?x.?=", b"\xff\xfe: \xff", b"To: <<a@b>, x:;,"]

@@ -44,7 +44,7 @@ def read_webhook(owner: Any, domain: str, name: str) -> webhooks.Row | None:
             "SELECT id::text, domain, name, url, events FROM api.webhook WHERE domain = %s AND name = %s",
             (domain, name),
         ).fetchone()
-    return None if row is None else webhooks.Row(*row[:4], tuple(row[4]))
+    return None if row is None else webhooks.Row._make((*row[:4], tuple(row[4])))
 
 
 def write_webhook(owner: Any, before: webhooks.Row | None, wanted: webhooks.Row | None, secret: str | None) -> None:
