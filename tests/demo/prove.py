@@ -248,7 +248,7 @@ def prove(lab: Lab) -> bool:
 
         events = wait_until(history, PATIENCE, "the event delivered")
         first, last = (datetime.fromisoformat(events[place]["at"]) for place in (0, -1))
-        raw = wait_until(lambda: lab.dave_has(sent["message_id"]), PATIENCE, "the message in dave's Maildir")
+        raw = wait_until(lambda: lab.dave_has(sent["message_id"].strip("<>")), PATIENCE, "it in dave's Maildir")
         require(authentication_results(raw, "peer.peer.test"), "dkim=pass", "spf=pass", "dmarc=pass")
         return f"{' -> '.join(event['kind'] for event in events)} in {(last - first).total_seconds():.1f} s, DMARC pass"
 
