@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ansible_collections.mailwright.server.plugins.module_utils.sending import keys
 from connection import CHECKOUT, Lab
 
 HOSTNAME = "mx1.acme.test"
@@ -120,3 +121,19 @@ def temporary_keys(lab: Lab, host: str, *wanted: dict[str, Any]) -> Iterator[lis
         yield made
     finally:
         module("absent")
+
+
+@contextlib.contextmanager
+def direct_keys(lab: Lab, host: str, *domains: str) -> Iterator[list[str]]:
+    """A key with all scopes for each domain, without a run of Ansible."""
+    made = [keys.generate() for _domain in domains]
+    rows = ", ".join(
+        f"('{key.id}', '{domain}', 'test {key.id}', '\\x{key.digest.hex()}', '{{{','.join(keys.SCOPES)}}}', 'api')"
+        for key, domain in zip(made, domains, strict=True)
+    )
+    sql(lab, host, f"INSERT INTO api.key (id, domain, name, hash, scopes, owner) VALUES {rows}")
+    try:
+        yield [key.text for key in made]
+    finally:
+        ids = ", ".join(f"'{key.id}'" for key in made)
+        sql(lab, host, f"DELETE FROM api.key WHERE id IN ({ids})")

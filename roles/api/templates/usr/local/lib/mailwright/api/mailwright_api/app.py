@@ -16,7 +16,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from . import emails, resources, statistics, streams, templates
+from . import emails, hooks, resources, statistics, streams, templates
 from .problems import MEDIA_TYPE, ApiError, not_found
 from .renderer import Renderer
 from .routing import (
@@ -235,8 +235,20 @@ async def metrics(request: Request) -> str:
         + "# TYPE mailwright_api_log_age_seconds gauge\n"
         f"mailwright_api_log_age_seconds {'NaN' if age is None else round(age, 3)}\n"
         "# TYPE process_resident_memory_bytes gauge\n"
-        f"process_resident_memory_bytes {resident}\n"
+        f"process_resident_memory_bytes {resident}\n" + metric_lines(await request.app.state.store.figures())
     )
+
+
+def metric_lines(figures: list[tuple[str, str, int]]) -> str:
+    """Gauges: each series of a metric behind its type."""
+    lines = []
+    for name, label, count in sorted(figures):
+        kind = f"# TYPE mailwright_api_{name} gauge"
+        if kind not in lines:
+            lines.append(kind)
+        labels = f'{{status="{label}"}}' if label else ""
+        lines.append(f"mailwright_api_{name}{labels} {count}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _problem(request: Request, error: ApiError) -> Response:
@@ -298,7 +310,7 @@ def build_app(store: Any, settings: Settings | None) -> FastAPI:
         responses={"default": {"model": resources.ProblemDetails, "description": "RFC 9457"}},
     )
     app.state.store, app.state.settings, app.state.accepted = store, settings, 0
-    for part in (emails.router, templates.router, streams.router, statistics.router, router):
+    for part in (emails.router, templates.router, streams.router, statistics.router, hooks.router, router):
         app.include_router(part)
     app.exception_handlers |= {
         ApiError: _refused, HTTPException: _http, RequestValidationError: _invalid, Exception: _failed

@@ -11,6 +11,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from . import problems
+from .outgoing import ACTOR
 from .settings import DATABASE
 
 CONNECTIONS = 6
@@ -48,5 +49,7 @@ class Database:
     async def _domain(self, domain: str) -> AsyncIterator[Any]:
         """A transaction that sees the domain's rows."""
         async with self._connection() as connection, connection.transaction():
-            await connection.execute("SELECT set_config('api.domain', %s, true)", (domain,))
+            await connection.execute(
+                "SELECT set_config('api.domain', %s, true), set_config('api.actor', %s, true)", (domain, ACTOR.get())
+            )
             yield connection

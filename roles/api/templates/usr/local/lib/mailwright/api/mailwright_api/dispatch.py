@@ -70,10 +70,7 @@ class Dispatcher:
         async with self.outbox.alone(), asyncio.TaskGroup() as group:
             await self.begin()
             server = await bounces.listen(
-                self.settings.hostname,
-                self.outbox.bounced_late,
-                self.outbox.complained,
-                self.settings.message_size_limit,
+                self.settings.hostname, self.outbox.bounced_late, self.outbox.complained, self.outbox.keep_inbound
             )
             tasks = [group.create_task(server.serve_forever())]
             for work in (self.follow, self.record, self.reap, self.expire, self.prune, self.lease):
@@ -145,6 +142,7 @@ class Dispatcher:
 
     async def transmit(self, client: aiosmtplib.SMTP | None, job: Job, content: bytes) -> aiosmtplib.SMTP | None:
         """One transaction; gives the connection, if it may be used again."""
+        reused = client is not None
         # from here on Postfix may have the message although no answer says so
         unknown = False
         try:
@@ -165,12 +163,16 @@ class Dispatcher:
             await self.results.put(HandedOver(job, queued[1]))
             return client
         except aiosmtplib.SMTPResponseException as error:
+            if reused and not unknown and error.code == 421:
+                return await self.again(client, job, content)
             # an answer is certain, whatever it is
             await self.results.put(answered(job, error.code, error.message))
             self.reachable = True
             if error.code != 421 and client is not None and await reset(client):
                 return client
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
+            if reused and not unknown and isinstance(error, aiosmtplib.SMTPServerDisconnected):
+                return await self.again(client, job, content)
             if unknown:
                 self.under_way -= 1
                 log.warning("%s: no answer after the message (%s); the queue and the log will tell", job.token, error)
@@ -180,6 +182,12 @@ class Dispatcher:
         if client is not None:
             client.close()
         return None
+
+    async def again(self, client: aiosmtplib.SMTP | None, job: Job, content: bytes) -> aiosmtplib.SMTP | None:
+        """At once by a new connection: Postfix closes those that were idle for minutes, and all when it is reloaded."""
+        if client is not None:
+            client.close()
+        return await self.transmit(None, job, content)
 
     async def record(self) -> None:
         """Write answers down, those at hand together."""

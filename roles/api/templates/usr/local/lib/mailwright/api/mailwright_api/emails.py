@@ -20,10 +20,8 @@ from fastapi.responses import JSONResponse
 from . import resources, streams, templates
 from .outgoing import Idempotency, Outgoing
 from .problems import ApiError, not_found
-from .routing import Caller, EventCursor, Known, Limit, new_router, request_id, scope
+from .routing import LARGE, Caller, EventCursor, Known, Limit, new_router, request_id, scope
 
-# Composing a large message takes several times its size in memory: one at a time.
-LARGE = 1_000_000
 FURTHEST = timedelta(hours=72)
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 

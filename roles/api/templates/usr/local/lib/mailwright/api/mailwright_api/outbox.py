@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Sequence, Set
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -11,7 +12,13 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
-from ansible_collections.mailwright.server.plugins.module_utils.sending import arf, dsn, postfix_log, suppression
+from ansible_collections.mailwright.server.plugins.module_utils.sending import (
+    arf,
+    dsn,
+    ids,
+    postfix_log,
+    suppression,
+)
 from psycopg_pool import AsyncConnectionPool
 
 from .settings import DATABASE
@@ -252,6 +259,23 @@ class Outbox:
                 "WHERE f.day < (now() AT TIME ZONE 'UTC')::date"
             )
 
+    async def keep_inbound(self, sender: str, route: str, local_part: str, content: bytes) -> bool:
+        """Store a message that came in; whether there is such a route. The same a second time changes nothing."""
+        async with self._transaction() as connection:
+            cursor = await connection.execute("SELECT id, domain FROM api.inbound_route WHERE id = %s", (UUID(route),))
+            row = await cursor.fetchone()
+            if row is None:
+                return False
+            await connection.execute(
+                "INSERT INTO api.inbound_message (id, domain, route, sender, recipient, content, digest) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                (
+                    ids.new_id(), row[1], row[0], sender.replace("\0", ""),
+                    f"{local_part}@{row[1]}".replace("\0", ""), content, hashlib.sha256(content).digest(),
+                ),
+            )  # fmt: skip
+        return True
+
     async def overdue(self) -> dict[str, UUID]:
         """Recipients whose lease ran out, by token: a dispatcher died, or an answer never came."""
         async with self.pool.connection() as connection:
@@ -276,6 +300,10 @@ class Outbox:
             await connection.execute("DELETE FROM api.idempotency WHERE created_at < now() - interval '24 hours'")
             for table, column in (("unsubscribe_link", "created_at"), ("statistic", "day")):
                 await connection.execute(f"DELETE FROM api.{table} WHERE {column} < now() - interval '400 days'")  # noqa: S608
+            await connection.execute(
+                "DELETE FROM api.inbound_message WHERE created_at < now() - make_interval(days => %s)", (keep_days,)
+            )
+            await connection.execute("DELETE FROM api.audit WHERE at < now() - interval '1 year'")
             cursor = await connection.execute(
                 "WITH gone AS (DELETE FROM api.message WHERE id IN (SELECT id FROM api.message m "
                 "WHERE created_at < now() - make_interval(days => %s) AND NOT EXISTS ("

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from ansible_collections.mailwright.server.plugins.module_utils.sending.compose import Composed
+
+# The id of the key that asks, for the audit log.
+ACTOR: ContextVar[str] = ContextVar("actor", default="")
 
 
 class Idempotency(NamedTuple):

@@ -13,6 +13,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.sending import c
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 
+from .outgoing import ACTOR
 from .problems import ApiError
 
 BASE = "/api/v1"
@@ -20,6 +21,8 @@ BASE = "/api/v1"
 PUBLIC = "public"
 # Only on the service's own socket: nginx does not pass it on.
 HOST = "host"
+# Composing a large message takes several times its size in memory: one at a time.
+LARGE = 1_000_000
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -84,6 +87,7 @@ async def authenticate(request: Request, needed: str) -> Caller:
     if found is None or not keys.matches(key, found[2]):
         raise refused
     caller = Caller(key.id, found[0], tuple(found[1]))
+    ACTOR.set(key.id)
     if needed not in caller.scopes:
         raise ApiError(403, "forbidden", f"The key lacks the scope {needed}.")
     return caller

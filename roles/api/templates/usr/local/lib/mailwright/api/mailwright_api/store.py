@@ -18,11 +18,12 @@ from . import problems
 from .email_rows import EmailRows, find_suppressed
 from .outgoing import Idempotency, Outgoing
 from .statistic_rows import StatisticRows
+from .store_hooks import HookStore
 from .stream_rows import StreamRows
 from .template_rows import TemplateRows
 
 
-class Store(EmailRows, StatisticRows, StreamRows, TemplateRows):
+class Store(EmailRows, HookStore, StatisticRows, StreamRows, TemplateRows):
     """All of it."""
 
     async def find_key(self, key_id: str) -> tuple[str, list[str], bytes] | None:
@@ -282,6 +283,12 @@ class Store(EmailRows, StatisticRows, StreamRows, TemplateRows):
         async with self._connection() as connection:
             cursor = await connection.execute("SELECT status, count FROM api.counts()")
             return dict(await cursor.fetchall())
+
+    async def figures(self) -> list[tuple[str, str, int]]:
+        """For the metrics: name, label, how many."""
+        async with self._connection() as connection:
+            cursor = await connection.execute("SELECT name, label, count FROM api.figures()")
+            return [(row[0], row[1], row[2]) for row in await cursor.fetchall()]
 
 
 def _name_taken() -> problems.ApiError:
