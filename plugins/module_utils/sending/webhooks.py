@@ -30,6 +30,10 @@ EVENTS = (
     "email.deferred",
     "email.bounced",
     "email.expired",
+    "email.cancelled",
+    "email.rescheduled",
+    "email.complained",
+    "email.unsubscribed",
     "inbound.received",
 )
 TEST = "webhook.test"
