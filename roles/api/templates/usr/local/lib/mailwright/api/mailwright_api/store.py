@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -14,52 +13,14 @@ from uuid import UUID
 import psycopg
 from ansible_collections.mailwright.server.plugins.module_utils.sending import ids, key_rows, keys
 from ansible_collections.mailwright.server.plugins.module_utils.sending.envelope import new_token
-from psycopg_pool import AsyncConnectionPool
 
 from . import problems
-from .outgoing import ACTOR, Idempotency, Outgoing
-from .settings import DATABASE
+from .outgoing import Idempotency, Outgoing
 from .store_hooks import HookStore
-
-CONNECTIONS = 6
 
 
 class Store(HookStore):
-    """A pool of connections as the role mailwright_api."""
-
-    def __init__(self) -> None:
-        self.pool = AsyncConnectionPool(
-            f"{DATABASE} user=mailwright_api",
-            min_size=2,
-            max_size=CONNECTIONS,
-            timeout=5,
-            open=False,
-            kwargs={"autocommit": True},
-        )
-
-    async def open(self) -> None:
-        await self.pool.open()
-
-    async def close(self) -> None:
-        await self.pool.close()
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
-        try:
-            async with self.pool.connection() as connection:
-                yield connection
-        # the server's own words may quote rows
-        except psycopg.OperationalError as error:
-            raise problems.unavailable() from error
-
-    @asynccontextmanager
-    async def _domain(self, domain: str) -> AsyncIterator[Any]:
-        """A transaction that sees the domain's rows."""
-        async with self._connection() as connection, connection.transaction():
-            await connection.execute(
-                "SELECT set_config('api.domain', %s, true), set_config('api.actor', %s, true)", (domain, ACTOR.get())
-            )
-            yield connection
+    """All of it."""
 
     async def find_key(self, key_id: str) -> tuple[str, list[str], bytes] | None:
         """Domain, scopes and hash of a key."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -13,6 +12,7 @@ import psycopg
 from ansible_collections.mailwright.server.plugins.module_utils.sending import ids, webhooks
 
 from . import problems
+from .database import Database
 
 _WEBHOOK = ("id", "name", "url", "events", "enabled", "disabled_reason", "failing_since", "old_secret_until",
             "created_at")  # fmt: skip
@@ -20,11 +20,8 @@ _DELIVERY = ("id", "type", "status", "attempts", "next_at", "response_status", "
 _AUDIT = ("id", "at", "actor", "action", "kind", "target", "before", "after")
 
 
-class HookStore:
+class HookStore(Database):
     """Each method is one transaction that sees one domain's rows."""
-
-    def _domain(self, domain: str) -> AbstractAsyncContextManager[Any]:
-        raise NotImplementedError
 
     async def webhooks(self, domain: str, only: UUID | None = None) -> list[dict[str, Any]]:
         """The domain's webhooks, oldest first, without their secrets."""
