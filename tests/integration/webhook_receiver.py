@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later

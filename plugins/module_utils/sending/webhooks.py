@@ -16,7 +16,7 @@ import re
 import secrets
 import socket
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 from ..model.values import has_control
@@ -49,7 +49,7 @@ _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-
 # An IPv4 address in IPv6's clothes: the translator's well-known prefix (RFC 6052).
 _TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
 
 class Row(NamedTuple):
