@@ -72,4 +72,4 @@ async def find_suppressed(connection: Any, domain: str, messages: Sequence[Outgo
     cursor = await connection.execute(
         "SELECT stream, address FROM api.suppression WHERE domain = %s AND address = ANY(%s)", (domain, list(addresses))
     )
-    return {(stream, address) for stream, address in await cursor.fetchall()}
+    return set(await cursor.fetchall())
