@@ -39,11 +39,16 @@ options:
           - V(rspamd_password) writes the clear text to O(secrets[].name), which root alone may read,
             and beside it a file of that name with C(.inc) appended, which sets C(password) and C(enable_password)
             for rspamd's controller, hashed as rspamd does it.
+          - V(key_pair) writes a private key of the curve P-256 to O(secrets[].name) and its public key beside it, to a
+            file of that name with C(.pub) appended. A private key that is gone while its public key is there is an
+            error and not made anew, since what was encrypted with it could never be read again.
         type: str
-        choices: [random, rspamd_password]
+        choices: [random, rspamd_password, key_pair]
         default: random
       length:
-        description: Octets of entropy, V(16) to V(512); at most V(48) for O(secrets[].kind=rspamd_password).
+        description:
+          - Octets of entropy, V(16) to V(512); at most V(48) for O(secrets[].kind=rspamd_password).
+          - Not used for O(secrets[].kind=key_pair).
         type: int
         default: 32
       format:
@@ -112,12 +117,18 @@ from ansible_collections.mailwright.server.plugins.module_utils.secrets.files im
     unknown_names,
     write_atomic,
 )
+from ansible_collections.mailwright.server.plugins.module_utils.secrets.key_pair import generate, public_key
 from ansible_collections.mailwright.server.plugins.module_utils.secrets.rspamd_password import (
     SALT_BYTES,
     hash_password,
     include_text,
 )
-from ansible_collections.mailwright.server.plugins.module_utils.secrets.spec import PLACEHOLDER, Secret, parse_secrets
+from ansible_collections.mailwright.server.plugins.module_utils.secrets.spec import (
+    KINDS,
+    PLACEHOLDER,
+    Secret,
+    parse_secrets,
+)
 
 
 def has_content(path: str) -> bool:
@@ -136,6 +147,9 @@ def write_secret(directory: str, secret: Secret, names: list[str]) -> None:
     """Write the files `names` of a secret, the clear text first, since the hash follows from it."""
     access = dict(secret.files)
     clear = os.path.join(directory, secret.name)
+    if secret.kind == "key_pair":
+        _write_key_pair(clear, names, access)
+        return
     if secret.name in names:
         text = secret.format.replace(PLACEHOLDER, random_source.token_urlsafe(secret.length))
         write_atomic(clear, text.encode(), access[secret.name])
@@ -145,6 +159,26 @@ def write_secret(directory: str, secret: Secret, names: list[str]) -> None:
             password = stream.read().rstrip(b"\r\n")
         text = include_text(hash_password(password, random_source.token_bytes(SALT_BYTES)))
         write_atomic(os.path.join(directory, include), text.encode(), access[include])
+
+
+def _write_key_pair(path: str, names: list[str], access: dict[str, Access]) -> None:
+    """The private key first: without it the public one is made again from what is there."""
+    name = os.path.basename(path)
+    if name in names:
+        write_atomic(path, generate(), access[name])
+    with open(path, "rb") as stream:
+        public = public_key(stream.read())
+    write_atomic(f"{path}.pub", public, access[f"{name}.pub"])
+
+
+def lost_keys(directory: str, wanted: list[Secret]) -> list[str]:
+    """An error for each private key that is gone while its public key is there."""
+    return [
+        f"{path} is gone, and what was encrypted with {path}.pub cannot be read without it: bring it back from a "
+        f"backup. If nothing was encrypted with it, remove {path}.pub"
+        for path in (os.path.join(directory, secret.name) for secret in wanted if secret.kind == "key_pair")
+        if has_content(f"{path}.pub") and not has_content(path)
+    ]
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
@@ -164,6 +198,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if not module.check_mode:
         for index, secret in enumerate(wanted):
             errors.extend(f"secrets[{index}]: this host has no {name}" for name in unknown_names(secret.access))
+    errors.extend(lost_keys(directory, wanted))
     if errors:
         module.fail_json(msg="Secrets cannot be ensured: " + "; ".join(errors), errors=errors)
 
@@ -203,7 +238,7 @@ def main() -> None:
                 "no_log": False,
                 "options": {
                     "name": {"type": "str", "required": True},
-                    "kind": {"type": "str", "choices": ["random", "rspamd_password"], "default": "random"},
+                    "kind": {"type": "str", "choices": list(KINDS), "default": "random"},
                     "length": {"type": "int", "default": 32},
                     "format": {"type": "str"},
                     "owner": {"type": "str", "default": "root"},

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The restore drill: a mail server is backed up to peer by SFTP, destroyed, and comes back whole on a fresh host.
 
-The tests build on each other, in order. With MAILWRIGHT_FAULTS=all there are 2,000 messages, otherwise 200.
+The tests build on each other, in order. With MAILWRIGHT_FAULTS=all there are 2,000 messages and all tests count as
+fault tests, so that `make faults` is the drill at its full size; otherwise there are 200. Mail is stored encrypted.
 """
 
 from __future__ import annotations
@@ -36,9 +37,13 @@ from ansible_collections.mailwright.server.tests.integration.throwaway import Re
 from connection import CHECKOUT, Lab, message, wait_until
 
 NAME = "mxdrill"
-MESSAGES = 2000 if os.environ.get("MAILWRIGHT_FAULTS") == "all" else 200
+FULL = os.environ.get("MAILWRIGHT_FAULTS") == "all"
+MESSAGES = 2000 if FULL else 200
+pytestmark = [pytest.mark.faults] if FULL else []
 USERS = [f"user{number:02}@drill.test" for number in range(20)]
 BUSY = "busy@drill.test"
+# What is deleted here comes back to this mailbox alone, so that the others are compared whole at the end.
+REPENTANT = "repentant@drill.test"
 FOLDERS = ("INBOX", "Sent", "Projekte/M&APw-ller &- S&APY-hne", "Archive/2025.old")
 FLAGS = ("", "\\Seen", "\\Seen \\Flagged", "\\Answered $Forwarded", "\\Seen work")
 NEW_PASSWORD = "changed in the webmail"
@@ -77,7 +82,10 @@ def host(tmp_path_factory: pytest.TempPathFactory, repository: dict[str, Any]) -
         inventory = yaml.safe_load(target.inventory.read_text())
         variables = inventory["mailservers"]["vars"]
         variables["mail_backup"] = repository
-        boxes = [{"name": user.partition("@")[0], "password": target.lab.password} for user in [*USERS, BUSY]]
+        boxes = [
+            {"name": user.partition("@")[0], "password": target.lab.password} for user in [*USERS, BUSY, REPENTANT]
+        ]
+        variables["mail_features"] = {**variables.get("mail_features", {}), "mail_crypt": True}
         variables["mail_domains__drill"] = [{"name": "drill.test", "mailboxes": boxes}]
         target.inventory.write_text(yaml.safe_dump(inventory))
         done = target.site()
@@ -197,6 +205,7 @@ class Original:
     learnt: str
     secrets: str
     tls: str
+    minute: str  # of the first backup
 
 
 KEYS = "cd /var/lib/mailwright/dkim && find . -type f ! -name '*.lock' -exec sha256sum {} + | sort"
@@ -244,6 +253,7 @@ def original(host: Target) -> Original:
     lab = host.lab
     for user in USERS:
         fill(lab, user, MESSAGES // len(USERS))
+    fill(lab, REPENTANT, 20)
     host.ssh(f"doveadm sieve put -u {USERS[0]} -a main", data=SIEVE)
     for user in USERS[:2]:
         change_password(host, user)
@@ -260,7 +270,7 @@ def original(host: Target) -> Original:
     wait_until(lambda: host.ssh(LEARNT), 30, "the filter has learnt")
     signed = selectors(host)
     passwords = dict.fromkeys(USERS[:2], NEW_PASSWORD)
-    mailboxes = {user: content(lab, user, passwords.get(user)) for user in USERS}
+    mailboxes = {user: content(lab, user, passwords.get(user)) for user in [*USERS, REPENTANT]}
     mover = Mover(host, 150)
     with mover:
         wait_until(lambda: mover.moves > 20, 60, "messages move")
@@ -270,9 +280,77 @@ def original(host: Target) -> Original:
     assert recap(done, NAME)["changed"] == 1, done.stdout[-3000:]
     print("  " + re.search(r"snapshot .*? s(?=\")", done.stdout)[0])  # type: ignore[index]
     assert mover.moves > before
+    snapshot = host.ssh("mailwright-backup snapshots").splitlines()[0]
+    minute = re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", snapshot)[0]  # type: ignore[index]
     return Original(
-        mailboxes, mover, host.ssh(KEYS), signed, host.ssh(LEARNT), host.ssh(SECRETS), host.ssh(TLS)
+        mailboxes, mover, host.ssh(KEYS), signed, host.ssh(LEARNT), host.ssh(SECRETS), host.ssh(TLS), minute
     )  # fmt: skip
+
+
+# Message files without the header that mail_crypt gives them.
+PLAIN = (
+    "find /var/vmail/drill.test -type f \\( -path '*/cur/*' -o -path '*/new/*' \\) -print0 "
+    "| xargs -0r grep -aL '^CRYPTED' || true"
+)
+
+
+def test_messages_are_encrypted_where_they_lie(host: Target, original: Original) -> None:
+    assert original
+    assert host.ssh(PLAIN) == ""
+    assert host.ssh("stat -c '%a %U' /etc/mailwright/secrets/mail-crypt").strip() == "600 root"
+
+
+@pytest.mark.faults
+def test_encryption_is_ended_for_new_mail_alone_and_a_lost_key_is_not_replaced(
+    host: Target, original: Original
+) -> None:
+    lab, user, key = host.lab, REPENTANT, "/etc/mailwright/secrets/mail-crypt"
+
+    def append(subject: str) -> None:
+        with lab.imap(user, NAME) as box:
+            raw = message("dave@peer.test", user, subject).as_bytes().replace(b"\n", b"\r\n")
+            assert box.append("INBOX", "", imaplib.Time2Internaldate(time.time()), raw)[0] == "OK"
+
+    off = {"mail_features": {**host.variables["mail_features"], "mail_crypt": False}}  # type: ignore[dict-item]
+    refused = host.site("-e", json.dumps(off))
+    assert recap(refused, NAME)["failed"] == 1 and "leave mail_features.mail_crypt on" in refused.stdout
+    try:
+        done = host.site("-e", json.dumps({"dovecot_encrypt_new_mail": False}))
+        assert recap(done, NAME)["failed"] == 0, done.stdout[-3000:]
+        append("in the clear")
+        (plain,) = host.ssh(PLAIN).split()
+        assert "Subject: in the clear" in host.ssh(f"cat '{plain}'")
+        readable = content(lab, user)
+        assert count(readable) == count(original.mailboxes[user]) + 1
+    finally:
+        done = host.site()
+        assert recap(done, NAME)["failed"] == 0, done.stdout[-3000:]
+    append("encrypted again")
+    assert host.ssh(PLAIN).split() == [plain]
+    assert count(content(lab, user)) == count(readable) + 1
+    host.ssh(f"doveadm expunge -u {user} mailbox INBOX or subject 'in the clear' subject 'encrypted again'")
+    assert content(lab, user)["INBOX"]["messages"] == original.mailboxes[user]["INBOX"]["messages"]
+
+    host.ssh(f"mv {key} {key}.aside")
+    try:
+        lost = host.site("--check")
+        assert recap(lost, NAME)["failed"] == 1 and f"{key} is gone" in lost.stdout
+        # a plan of a host that has no key yet
+        host.ssh(f"mv {key}.pub {key}.pub.aside")
+        planned = host.site("--check", "--diff")
+        assert recap(planned, NAME)["failed"] == 0, planned.stdout[-3000:]
+        assert f"{key}.pub root:root 0600 new content" in planned.stdout
+    finally:
+        host.ssh(f"for f in {key} {key}.pub; do [ ! -e $f.aside ] || mv $f.aside $f; done")
+    host.ssh(
+        f"cp -p {key}.pub {key}.pub.aside; openssl ecparam -name prime256v1 -genkey | openssl pkey -pubout >{key}.pub"
+    )
+    try:
+        checked = host.ssh("/usr/local/lib/mailwright/check-dovecot 2>&1", check=False)
+        assert "is not the public key of" in checked
+    finally:
+        host.ssh(f"mv {key}.pub.aside {key}.pub")
+    assert recap(host.site(), NAME)["changed"] == 0
 
 
 def test_the_backup_is_good_and_holds_nothing_in_the_clear(host: Target, original: Original) -> None:
@@ -366,9 +444,9 @@ def test_a_host_with_mail_is_not_restored_over(host: Target, original: Original)
 
 
 def test_one_folder_comes_back_beside_what_is_there(host: Target, original: Original) -> None:
-    user, lab = USERS[3], host.lab
+    user, lab = REPENTANT, host.lab
     before = content(lab, user)
-    assert before == original.mailboxes[user]
+    assert before["Sent"] == original.mailboxes[user]["Sent"]
     with lab.imap(user, NAME) as box:
         box.select("Sent")
         box.store("1:*", "+FLAGS", "\\Deleted")
@@ -393,6 +471,28 @@ def test_one_folder_comes_back_beside_what_is_there(host: Target, original: Orig
         )
 
 
+def test_one_mailbox_comes_back_as_it_was_at_a_time(host: Target, original: Original) -> None:
+    """The last backup is one without the messages; the one of the time given has them."""
+    lab, user = host.lab, REPENTANT
+    with lab.imap(user, NAME) as box:
+        for folder in FOLDERS:
+            # Sent has none since the test before
+            if box.select(f'"{folder}"')[1] != [b"0"]:
+                box.store("1:*", "+FLAGS", "\\Deleted")
+                box.expunge()
+    wait_until(lambda: time.strftime("%Y-%m-%d %H:%M", time.gmtime()) > original.minute, 61, "a later minute")
+    assert recap(backup(host), NAME)["changed"] == 1
+    after = content(lab, user)
+    done = restore(host, "-e", json.dumps({"restore_mailbox": user, "restore_at": original.minute}))
+    assert recap(done, NAME)["changed"] == 1, done.stdout
+    now = content(lab, user)
+    assert {name: folder for name, folder in now.items() if name in after} == after
+    prefix = f"Restored/{original.minute.replace(':', '.')}/"
+    for folder in FOLDERS:
+        came = now[prefix + folder]["messages"].values()
+        assert sorted(came) == sorted(original.mailboxes[user][folder]["messages"].values()), folder
+
+
 @pytest.fixture(scope="module")
 def restored(host: Target, original: Original) -> Iterator[float]:
     """The server is destroyed; a fresh host takes its name and its place. Seconds that the restore took."""
@@ -410,6 +510,11 @@ def restored(host: Target, original: Original) -> Iterator[float]:
         "mail_backup": {**inventory["mailservers"]["vars"]["mail_backup"], "password": "another one of its length"}
     }
     assert "does not open with this password" in refusal(restore(host, "-e", json.dumps(wrong)))
+    keys = f"{STORE}/mx/keys"
+    host.lab.ssh("peer", f"mv {keys} {keys}.aside; install -d -o {VAULT} {keys}")
+    text = refusal(restore(host))
+    host.lab.ssh("peer", f"rmdir {keys}; mv {keys}.aside {keys}")
+    assert "does not open with this password" in text and "keys/" in text
     spoilt(host, inventory["mailservers"]["vars"]["mail_backup"])
     assert host.ssh("ls -A /var/vmail") == ""
     start = time.monotonic()
@@ -443,10 +548,12 @@ def spoilt(host: Target, backup: dict[str, Any]) -> None:
 
 def test_every_message_is_there_as_it_was(host: Target, original: Original, restored: float) -> None:
     print(f"  restored on a fresh host, packages and all, in {restored:.0f} s")
-    for user in USERS[:3] + USERS[4:]:
+    for user in USERS:
         password = NEW_PASSWORD if user in USERS[:2] else None
         assert content(host.lab, user, password) == original.mailboxes[user], user
-    total = sum(map(count, original.mailboxes.values()))
+    assert host.ssh(PLAIN) == ""
+    total = sum(count(original.mailboxes[user]) for user in USERS)
+    assert total >= MESSAGES
     print(f"  {total} messages byte-identical, with flags, dates, UIDs and folders")
 
 

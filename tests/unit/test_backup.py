@@ -18,8 +18,20 @@ from typing import Any
 
 import pytest
 from ansible_collections.mailwright.server.plugins.module_utils.backup import mailstore, services
-from ansible_collections.mailwright.server.plugins.module_utils.backup.restic import Snapshot, choose, said
-from ansible_collections.mailwright.server.plugins.module_utils.backup.settings import BackupError, BusyError, lock
+from ansible_collections.mailwright.server.plugins.module_utils.backup.restic import (
+    NoRepositoryError,
+    Restic,
+    Snapshot,
+    choose,
+    is_final,
+    said,
+)
+from ansible_collections.mailwright.server.plugins.module_utils.backup.settings import (
+    BackupError,
+    BusyError,
+    Settings,
+    lock,
+)
 from ansible_collections.mailwright.server.plugins.module_utils.probes.backup import TIMERS, evaluate
 
 FOLDERS = ("", ".A", ".B", ".C", ".Archive.2025")
@@ -233,6 +245,41 @@ def test_choosing_none(wanted: str, message: str) -> None:
 def test_what_restic_said_is_one_line() -> None:
     text = '{"message_type":"exit_error","code":1,"message":"Fatal: disk full"}\nsecond\n'
     assert said(subprocess.CompletedProcess([], 1, "", text)) == "Fatal: disk full; second"
+
+
+# What restic 0.18 says of OpenStack Swift's answers.
+RETRYING = "Stat(<config/>) returned error, retrying after 1.338853086s: Stat: "
+NO_BUCKET = f"{RETRYING}The specified bucket does not exist.\n"
+WRONG_SECRET = (
+    f"{RETRYING}The request signature we calculated does not match the signature you provided. "
+    "Check your key and signing method.\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "final"),
+    [
+        (NO_BUCKET, True),
+        (WRONG_SECRET, True),
+        (f"{RETRYING}dial tcp 192.0.2.1:443: connect: connection refused\n", False),
+        ("error: open /var/vmail/Access Denied: permission denied\n", False),
+    ],
+)
+def test_what_need_not_be_asked_again(line: str, final: bool) -> None:
+    assert is_final(line) is final
+
+
+@pytest.mark.parametrize(
+    ("said_last", "kind", "message"),
+    [
+        (NO_BUCKET, NoRepositoryError, "there is no repository at s3:https://store.test/mx1/"),
+        (WRONG_SECRET, BackupError, "refuses the log-in: mail_backup.s3 must be"),
+    ],
+)
+def test_what_a_service_refuses_is_said(said_last: str, kind: type[BackupError], message: str) -> None:
+    restic = Restic(Settings("mx1.acme.test", "s3:https://store.test/mx1/"))
+    error = restic.error("cat", subprocess.CompletedProcess([], 1, "", said_last))
+    assert type(error) is kind and message in str(error)
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def test_whole_model() -> None:
             "autoconfig": True,
             "mta_sts_outbound": True,
             "dmarc_reports": True,
+            "mail_crypt": False,
         },
         "tls": {
             "mode": "files",

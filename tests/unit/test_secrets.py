@@ -169,3 +169,33 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
         write_atomic(str(file), b"new", type(own_access(0o600))("no_such_user", OWN["group"], 0o600))
     assert file.read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_key_pair_is_made_once_and_its_lost_half_only_if_nothing_is_lost(apply: Any, tmp_path: Path) -> None:
+    wanted = {"name": "mail-crypt", "kind": "key_pair"}
+    result, printed = apply(wanted, check=True)
+    assert result["created"] == ["mail-crypt"] and not (tmp_path / "secrets").exists()
+    _result, printed = apply(wanted)
+    private, public = tmp_path / "secrets/mail-crypt", tmp_path / "secrets/mail-crypt.pub"
+    made = private.read_text(), public.read_text()
+    assert made[0].startswith("-----BEGIN PRIVATE KEY-----\n") and made[1].startswith("-----BEGIN PUBLIC KEY-----\n")
+    assert (mode(private), mode(public)) == (0o600, 0o600)
+    assert made[0].splitlines()[1] not in printed
+    assert not apply(wanted)[0]["changed"]
+
+    public.unlink()
+    apply(wanted)
+    assert (private.read_text(), public.read_text()) == made
+
+    private.unlink()
+    for check in (True, False):
+        failed, _printed = apply(wanted, check=check)
+        assert failed["failed"] and "mail-crypt is gone" in failed["msg"]
+    assert not private.exists() and public.read_text() == made[1]
+
+
+def test_a_private_key_that_is_none_is_an_error(apply: Any, tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/mail-crypt").write_text("garbage\n")
+    failed, printed = apply({"name": "mail-crypt", "kind": "key_pair"})
+    assert failed["failed"] and "openssl pkey" in failed["msg"] and "garbage" not in printed

@@ -9,6 +9,7 @@ import datetime
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,12 @@ from typing import Any
 from .settings import CACHE, CONFIGURATION, TAG, BackupError, Settings
 
 INCOMPLETE, NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 3, 10, 11, 12
+# What a service answers to this is final, yet restic would ask it again and again for a quarter of an hour.
+_NO_BUCKET = "specified bucket does not exist"
+_REFUSALS = (
+    *("signature we calculated does not match", "Access Key Id you provided does not exist", "Access Denied"),
+    "401 Unauthorized",
+)
 PASSWORD_FILE = f"{CONFIGURATION}/password"
 
 
@@ -56,12 +63,24 @@ class Restic:
     def run(self, *arguments: str, allow: Sequence[int] = ()) -> subprocess.CompletedProcess[str]:
         """Run restic. Raises BackupError with what it said, unless it ends with 0 or a code in `allow`."""
         argv = ["restic", "--quiet", *self.settings.options, *arguments]
-        try:
-            done = subprocess.run(
-                argv, env=self.environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-            )
-        except FileNotFoundError:
-            raise BackupError("restic is not installed: apply the role backup") from None
+        errors: list[str] = []
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+            try:
+                process = subprocess.Popen(
+                    argv, env=self.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE,
+                    text=True, errors="replace",
+                )  # fmt: skip
+            except FileNotFoundError:
+                raise BackupError("restic is not installed: apply the role backup") from None
+            with process:
+                for line in process.stderr or ():
+                    # what it says of being ended here is of no use to anybody
+                    if not (errors and is_final(errors[-1])):
+                        errors.append(line)
+                    if is_final(line):
+                        process.terminate()
+            output.seek(0)
+            done = subprocess.CompletedProcess(argv, process.returncode, output.read(), "".join(errors))
         if done.returncode and done.returncode not in allow:
             raise self.error(arguments[0], done)
         return done
@@ -69,12 +88,18 @@ class Restic:
     def error(self, command: str, done: subprocess.CompletedProcess[str]) -> BackupError:
         """The exception that fits how restic ended."""
         repository = self.settings.repository
-        if done.returncode == NO_REPOSITORY:
+        if any(answer in done.stderr for answer in _REFUSALS):
+            kind = repository.partition(":")[0]
+            return BackupError(
+                f"the service at {repository} refuses the log-in: mail_backup.{kind} must be what it gave out "
+                f"({said(done)})"
+            )
+        if done.returncode == NO_REPOSITORY or _NO_BUCKET in done.stderr:
             return NoRepositoryError(f"there is no repository at {repository}: {said(done)}")
         if done.returncode == WRONG_PASSWORD:
             return BackupError(
                 f"the repository {repository} does not open with this password: mail_backup.password must be the one "
-                "with which it was made"
+                "with which it was made, and the files in its directory keys/ must be there"
             )
         if done.returncode == LOCKED:
             return BackupError(f"the repository {repository} is locked by another host's run: {said(done)}")
@@ -92,6 +117,11 @@ class Restic:
         """This host's snapshots, oldest first."""
         listing = self.run("snapshots", "--json", "--no-lock", "--host", self.settings.hostname, "--tag", TAG)
         return sorted(map(_snapshot, json.loads(listing.stdout) or []), key=lambda snapshot: snapshot.time)
+
+
+def is_final(line: str) -> bool:
+    """Whether restic says that it will ask again, and need not."""
+    return "retrying after" in line and any(answer in line for answer in (_NO_BUCKET, *_REFUSALS))
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:

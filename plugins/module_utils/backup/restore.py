@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ UNITS = (
 )
 SPARE = 64 * 2**20
 PROBE = "mailwright.invalid"
+# The namespace in which a fetched mailbox is read beside the one that is there.
+_BESIDE = "mailwright-restore/"
 
 
 @dataclass(frozen=True)
@@ -273,13 +275,32 @@ def restore_mailbox(restic: Restic, plan: Plan, address: str, folder: str | None
         # Dovecot reads them as the mail store's user, and keeps its indexes of them beside them
         owner = os.stat(STORE)
         services.run(["chown", "-R", "--no-dereference", f"{owner.st_uid}:{owner.st_gid}", "--", fetched])
-        query = ["mailbox", folder] if folder else ["ALL"]
-        source = f"maildir:{fetched}/Maildir"
-        found = _doveadm("-o", f"mail_path={fetched}/Maildir", "search", "-u", address, *query).splitlines()
-        if not found:
+        there = _messages(address, "*", ["-o", f"mail_path={fetched}/Maildir"])
+        wanted = {name: count for name, count in there.items() if count and folder in (None, name)}
+        if not wanted:
             raise BackupError(f"snapshot {plan.snapshot} has no message in {folder or 'any folder'} of {address}")
-        _doveadm("import", "-s", "-u", address, source, restored_name(plan.snapshot), *query)
-    return len(found)
+        # doveadm import would not read folders' names as the store writes them, and leave out what it cannot read
+        settings = (f"prefix={_BESIDE}", "separator=/", "hidden=yes", "list=no", f"mail_path={fetched}/Maildir")
+        namespace = ["-o", "namespace+=fetched"]
+        for setting in settings:
+            namespace += ["-o", f"namespace/fetched/{setting}"]
+        target = restored_name(plan.snapshot)
+        for name in wanted:
+            _doveadm("mailbox", "create", "-u", address, f"{target}/{name}")
+            query = ("mailbox", f"{_BESIDE}{name}", "ALL")
+            _doveadm("copy", "-u", address, f"{target}/{name}", *query, options=namespace)
+        came = _messages(address, f"{target}/*")
+        lacking = [name for name, count in wanted.items() if came.get(f"{target}/{name}") != count]
+        if lacking:
+            raise BackupError(f"not all messages of {', '.join(lacking)} came into {target!r} of {address}")
+    return sum(wanted.values())
+
+
+def _messages(address: str, mask: str, options: Sequence[str] = ()) -> dict[str, int]:
+    """How many messages each of the mailbox's folders has."""
+    listing = _doveadm("mailbox", "status", "-u", address, "messages", mask, options=["-f", "tab", *options])
+    entries = (line.rpartition("\t") for line in listing.splitlines()[1:])
+    return {name: int(count) for name, _tab, count in entries}
 
 
 def _home(address: str) -> str:
@@ -287,9 +308,9 @@ def _home(address: str) -> str:
     return f"{MAIL_STAGE}/{domain}/{name}"
 
 
-def _doveadm(*arguments: str) -> str:
+def _doveadm(*arguments: str, options: Sequence[str] = ()) -> str:
     done = subprocess.run(
-        ["doveadm", *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        ["doveadm", *options, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
     if done.returncode == 67:  # EX_NOUSER
         raise BackupError(

@@ -162,6 +162,11 @@ FEATURE_OPTIONS: Options = {
         "default": True,
         "description": "Tell the domains that mail came from, once a day, how it fared by their DMARC policy.",
     },
+    "mail_crypt": {
+        "type": "bool",
+        "default": False,
+        "description": "Encrypt messages where they are stored, with a key of the host that must not be lost.",
+    },
 }
 
 ACME_DNS_OPTIONS: Options = {

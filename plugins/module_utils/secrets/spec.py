@@ -13,7 +13,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.secrets.files im
 
 PLACEHOLDER = "{secret}"
 DEFAULT_FORMAT = "{secret}\n"
-KINDS = ("random", "rspamd_password")
+KINDS = ("random", "rspamd_password", "key_pair")
 MIN_LENGTH = 16
 MAX_LENGTH = 512
 # 48 octets are 64 characters, the longest password that rspamd hashes directly.
@@ -36,6 +36,8 @@ class Secret:
         """File names below the directory with their access, in the order in which they are written."""
         if self.kind == "random":
             return [(self.name, self.access)]
+        if self.kind == "key_pair":
+            return [(self.name, self.access), (f"{self.name}.pub", self.access)]
         return [(self.name, Access("root", "root", 0o600)), (f"{self.name}.inc", self.access)]
 
 
@@ -63,8 +65,8 @@ def parse_secrets(requested: list[dict[str, Any]]) -> tuple[list[Secret], list[s
         if not MIN_LENGTH <= length <= limit:
             errors.append(f"{where}.length: {length} is not between {MIN_LENGTH} and {limit} octets of entropy")
         text = entry["format"]
-        if text is not None and kind == "rspamd_password":
-            errors.append(f"{where}.format: only for kind random; rspamd's file has a fixed form")
+        if text is not None and kind != "random":
+            errors.append(f"{where}.format: only for kind random; the files of {kind} have a fixed form")
         elif text is not None and text.count(PLACEHOLDER) != 1:
             errors.append(f"{where}.format: {text!r} must contain {PLACEHOLDER} exactly once")
         mode = 0
