@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 LAB := $(BIN)/python tests/lab/lab.py
 
-.PHONY: help setup demo test lab lab-down bench faults lint unit sanity integration sending e2e molecule docs build
+.PHONY: help setup demo test lab lab-down bench faults lint unit sanity integration e2e molecule docs build
 
 help:
 	@echo "make demo       a lab of throwaway hosts, mail server applied, proved with real mail; left running"
@@ -39,9 +39,6 @@ unit: setup
 
 integration: setup
 	$(PYTEST) tests/integration
-
-sending: setup
-	$(PYTEST) tests/integration/test_api.py tests/integration/test_api_faults.py
 
 e2e: setup
 	$(PYTEST) tests/e2e

@@ -11,8 +11,9 @@ short_description: Keep the sending API's database roles, schema and declared ke
 version_added: "0.1.0"
 author: mailwright contributors (@mailwright)
 description:
-  - Makes sure that the roles C(mailwright_api) and C(mailwright_dispatch) exist, runs the migrations of the schema
-    C(api) that the directory's database lacks, and brings the keys that the inventory owns in line.
+  - Makes sure that the roles C(mailwright_api), C(mailwright_dispatch) and C(mailwright_webhooks) exist, runs the
+    migrations of the schema C(api) that the directory's database lacks, and brings the keys that the inventory owns in
+    line.
   - Keys that were made by the API or by M(mailwright.server.api_key) are never changed or removed.
     A wanted key that has the name of one of those is an error.
   - The database and its owner must exist; M(mailwright.server.directory) creates them.
@@ -89,7 +90,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.directory import
 from ansible_collections.mailwright.server.plugins.module_utils.sending import key_rows, schema
 from ansible_collections.mailwright.server.plugins.module_utils.sending import store as sending_store
 
-GUESTS = (schema.SERVICE, schema.DISPATCHER)
+GUESTS = (schema.SERVICE, schema.DISPATCHER, schema.POSTER)
 
 
 class Outcome(NamedTuple):

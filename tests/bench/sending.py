@@ -34,7 +34,7 @@ BATCH = 100
 SESSIONS = 16
 SMTP_MESSAGES = 1000
 MEMORY_LIMIT = 120.0
-UNITS = ("mailwright-api", "mailwright-dispatch")
+UNITS = ("mailwright-api", "mailwright-dispatch", "mailwright-webhooks")
 OTHERS = ("postgresql@17-main", "nginx", "postfix", "rspamd", "clamav-daemon", "systemd-journald")
 
 

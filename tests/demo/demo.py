@@ -80,6 +80,8 @@ def main() -> int:
     print(
         f"\nWebmail:   https://mx1.acme.test/   (mx1.acme.test is {lab.address('mx1')}; CA: {lab.env['LAB_CA']})"
         f"\nAccounts:  alice@acme.test bob@acme.test carol@globex.test, password {lab.password}"
+        f"\nAPI key:   {lab.env['LAB_API_KEY']}, for acme.test; this sends:"
+        f"\n  {prove.send_by_api(lab, 'Hello')}"
         f"\nHosts:     ssh -F {lab.state}/ssh_config mx1      (also ns1, peer)"
         f"\nThe lab keeps running; `make lab-down` ends it. Total {time.monotonic() - STARTED:.0f} s."
     )

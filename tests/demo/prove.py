@@ -8,11 +8,15 @@ from __future__ import annotations
 import email
 import email.policy
 import hashlib
+import json
 import os
 import re
+import shlex
 import smtplib
+import subprocess
 import time
 from collections.abc import Callable
+from datetime import datetime
 from email.message import EmailMessage
 from typing import Any
 
@@ -26,6 +30,9 @@ GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 # in two parts, so that no scanner takes this file for it
 EICAR = r"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-" + "STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
 PATIENCE = 45.0
+
+
+API = "https://mx1.acme.test/api/v1"
 
 
 class NotProvedError(Exception):
@@ -48,6 +55,34 @@ class Proof:
         seconds = time.monotonic() - started
         self.lines.append((text, good, seen, seconds))
         print(f"{'ok  ' if good else 'FAIL'} {text:<58} {seconds:6.1f} s  {seen}", flush=True)
+
+
+def curl(lab: Lab, path: str, body: dict[str, Any] | None = None) -> str:
+    """A request to the sending API, as one would type it."""
+    words = ["curl", "-sS", "--cacert", lab.env["LAB_CA"], "--resolve", f"mx1.acme.test:443:{lab.address('mx1')}",
+             "-H", f"Authorization: Bearer {lab.env['LAB_API_KEY']}"]  # fmt: skip
+    if body is not None:
+        words += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
+    return shlex.join([*words, API + path])
+
+
+def send_by_api(lab: Lab, subject: str) -> str:
+    """The line that sends to dave."""
+    text = "Sent by the API."
+    body = {"from": "Shop <shop@acme.test>", "to": ["dave@peer.test"], "subject": subject, "text": text}
+    return curl(lab, "/emails", body)
+
+
+def answer_of(command: str) -> dict[str, Any]:
+    """Run the line, and give what the API answers."""
+    done = subprocess.run(["sh", "-c", command], text=True, capture_output=True, timeout=60, check=False)
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        raise NotProvedError(f"curl: exit code {done.returncode}: {done.stdout}{done.stderr}") from None
+    if "data" not in answer and "id" not in answer:
+        raise NotProvedError(f"the API answers {answer}")
+    return answer
 
 
 def peer_log(lab: Lab, token: str) -> str:
@@ -204,6 +239,19 @@ def prove(lab: Lab) -> bool:
         wait_until(lambda: learned_spam() > before, 15, "one more message learnt in Rspamd's Bayes data")
         return f"{before} -> {learned_spam()} messages learnt as spam"
 
+    def sent_by_api() -> str:
+        sent = answer_of(send_by_api(lab, f"{token} by API"))
+
+        def history() -> list[dict[str, Any]] | None:
+            events: list[dict[str, Any]] = answer_of(curl(lab, f"/emails/{sent['id']}/events"))["data"]
+            return events if events[-1]["kind"] == "delivered" else None
+
+        events = wait_until(history, PATIENCE, "the event delivered")
+        first, last = (datetime.fromisoformat(events[place]["at"]) for place in (0, -1))
+        raw = wait_until(lambda: lab.dave_has(sent["message_id"].strip("<>")), PATIENCE, "it in dave's Maildir")
+        require(authentication_results(raw, "peer.peer.test"), "dkim=pass", "spf=pass", "dmarc=pass")
+        return f"{' -> '.join(event['kind'] for event in events)} in {(last - first).total_seconds():.1f} s, DMARC pass"
+
     proof.line("dave@peer.test writes to alice@acme.test, she reads it", dave_to_alice)
     proof.line("mx1 verified dave's DKIM, SPF and DMARC", filtered)
     proof.line("alice reads it in the webmail", alice_reads)
@@ -214,6 +262,7 @@ def prove(lab: Lab) -> bool:
     proof.line("spam (GTUBE) is refused", gtube)
     proof.line("a virus (EICAR) is refused", eicar)
     proof.line("a message moved to Junk is learnt", junk_is_learnt)
+    proof.line("an application sends to dave by the API (curl)", sent_by_api)
     failed = [text for text, good, _seen, _seconds in proof.lines if not good]
     total = len(proof.lines)
     print(f"\n{total - len(failed)} of {total} proved" + (f"; not: {', '.join(failed)}" if failed else ""))

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.mailwright.server.plugins.module_utils.sending.keys import SCOPES
+from ansible_collections.mailwright.server.tests.integration.sending import Api, temporary_keys
 from connection import Lab, wait_until
 
 SAMPLE = 4
@@ -233,6 +235,38 @@ def second_address(lab: Lab) -> Iterator[str]:
     lab.ssh("peer", f"ip address replace {address}/32 dev host0")
     yield address
     lab.ssh("peer", f"ip address delete {address}/32 dev host0")
+
+
+@pytest.fixture(scope="module")
+def keys(lab: Lab, server: Server) -> Iterator[list[str]]:
+    """All scopes for acme.test, all for globex.test."""
+    wanted = [{"name": "test", "domain": domain, "scopes": list(SCOPES)} for domain in ("acme.test", "globex.test")]
+    with temporary_keys(lab, server.name, *wanted) as made:
+        assert len(made) == 2
+        yield made
+
+
+@pytest.fixture(scope="module")
+def acme(lab: Lab, server: Server, keys: list[str]) -> Api:
+    return Api(lab, server.name, keys[0])
+
+
+@pytest.fixture(scope="module")
+def globex(lab: Lab, server: Server, keys: list[str]) -> Api:
+    return Api(lab, server.name, keys[1])
+
+
+@pytest.fixture(scope="module")
+def anybody(lab: Lab, server: Server) -> Api:
+    return Api(lab, server.name, None)
+
+
+@pytest.fixture(scope="module")
+def description(anybody: Api) -> dict[str, Any]:
+    answer = anybody.ask("GET", "/openapi.json")
+    assert answer.status == 200
+    found: dict[str, Any] = answer.body
+    return found
 
 
 @pytest.fixture

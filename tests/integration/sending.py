@@ -11,13 +11,16 @@ import json
 import re
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ansible_collections.mailwright.server.plugins.module_utils.sending import keys
 from connection import CHECKOUT, Lab
 
 HOSTNAME = "mx1.acme.test"
 BASE = "/api/v1"
+IDLE_SECONDS = 20.0
 
 
 class Answer(NamedTuple):
@@ -34,6 +37,7 @@ class Api:
     def __init__(self, lab: Lab, host: str, key: str | None) -> None:
         self.lab, self.host, self.key = lab, host, key
         self.connection: http.client.HTTPSConnection | None = None
+        self.used = 0.0
 
     def ask(
         self,
@@ -45,6 +49,11 @@ class Api:
         raw: bytes | None = None,
     ) -> Answer:
         """One request. Raises OSError or http.client.HTTPException when there is no answer."""
+        # nginx closes a connection that is idle for a minute or so
+        if self.connection is not None and time.monotonic() - self.used > IDLE_SECONDS:
+            self.connection.close()
+            self.connection = None
+        self.used = time.monotonic()
         if self.connection is None:
             context = self.lab.tls()
             self.connection = http.client.HTTPSConnection(HOSTNAME, timeout=100, context=context)
@@ -112,3 +121,19 @@ def temporary_keys(lab: Lab, host: str, *wanted: dict[str, Any]) -> Iterator[lis
         yield made
     finally:
         module("absent")
+
+
+@contextlib.contextmanager
+def direct_keys(lab: Lab, host: str, *domains: str) -> Iterator[list[str]]:
+    """A key with all scopes for each domain, without a run of Ansible."""
+    made = [keys.generate() for _domain in domains]
+    rows = ", ".join(
+        f"('{key.id}', '{domain}', 'test {key.id}', '\\x{key.digest.hex()}', '{{{','.join(keys.SCOPES)}}}', 'api')"
+        for key, domain in zip(made, domains, strict=True)
+    )
+    sql(lab, host, f"INSERT INTO api.key (id, domain, name, hash, scopes, owner) VALUES {rows}")
+    try:
+        yield [key.text for key in made]
+    finally:
+        ids = ", ".join(f"'{key.id}'" for key in made)
+        sql(lab, host, f"DELETE FROM api.key WHERE id IN ({ids})")

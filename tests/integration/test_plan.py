@@ -359,7 +359,8 @@ def test_the_sending_api_comes_and_goes_as_planned(host: Target, wanted: dict[st
     options = ("-e", json.dumps({"mail_api": wanted})) if wanted else ()
     before, rows = host.snapshot(), flat(database(host))
     found = (
-        "systemctl list-unit-files 'mailwright-api.*' 'mailwright-dispatch.*' --no-legend; ls /run/mailwright-api.sock"
+        "systemctl list-unit-files 'mailwright-api.*' 'mailwright-dispatch.*' 'mailwright-webhooks.*' --no-legend; "
+        "ls /run/mailwright-api.sock"
     )
     assert (host.ssh(found, check=False) == "") is bool(wanted)
     planned = read(host.site("--check", "--diff", *options))

@@ -116,6 +116,9 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("api", "/etc/nginx/mailwright.d/api.conf", "wrong-path", swapped("proxy_set_header Host", "include /etc/none; #")),
     ("api", "/etc/systemd/system/mailwright-api.service", "unknown-key", added("[Service]\nRestat=always")),
     ("api", "/etc/systemd/system/mailwright-dispatch.service", "unknown-key", added("[Service]\nRestat=always")),
+    ("api", "/etc/mailwright/api.json", "no-network", swapped("api_webhook_networks", "['10.0.0.1/8']")),
+    ("api", "/etc/systemd/system/mailwright-webhooks.service", "unknown-key", added("[Service]\nRestat=always")),
+    ("api", "/usr/local/lib/mailwright/api/mailwright_api/post.py", "no-name", swapped("import inbound,", "import x,")),
     ("api", "/etc/systemd/system/mailwright-api.socket", "bad-value", swapped("Backlog=1024", "Backlog=many")),
     ("api", "/etc/sysusers.d/mailwright-api.conf", "no-such-type", added("q mailwright-x - -")),
     ("api", "/usr/local/lib/mailwright/api/mailwright_api/app.py", "no-scope", swapped("@scope(PUBLIC)\n", "")),
@@ -229,7 +232,13 @@ UNITS = {
     ],
     "transaction": ["mailwright-recovery.service"],
     "roundcube": ["php8.4-fpm.service", "nginx.service"],
-    "api": ["mailwright-api.socket", "mailwright-api.service", "mailwright-dispatch.service", "nginx.service"],
+    "api": [
+        "mailwright-api.socket",
+        "mailwright-api.service",
+        "mailwright-dispatch.service",
+        "mailwright-webhooks.service",
+        "nginx.service",
+    ],
 }
 
 # Their own tests have the inventories with which all their templates are used.

@@ -521,8 +521,8 @@ def write_contract(lab: Lab) -> None:
         write(certificate, pem)
         write(key, private, 0o600)
     values = {"STATE": str(STATE), "PASSWORD": lab.password, "MX1": lab.address("mx1"), "NS1": lab.address("ns1"),
-              "TRUST_ANCHOR": root.strip(), "TSIG": tsig_base64(lab), "REVERSE": lab.reverse_zone,
-              "API_KEY": lab.api_key}  # fmt: skip
+              "PEER": lab.address("peer"), "TRUST_ANCHOR": root.strip(), "TSIG": tsig_base64(lab),
+              "REVERSE": lab.reverse_zone, "API_KEY": lab.api_key}  # fmt: skip
     text = (HERE / "inventory.yml.in").read_text()
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)

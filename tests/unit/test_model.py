@@ -191,7 +191,7 @@ def test_the_sending_api() -> None:
         ({"scopes": []}, "mail_api.keys[0].scopes: there is no scope: write some of api_keys.read"),
         ({"scopes": ["emails.*"]}, "mail_api.keys[0].scopes: 'emails.*' is not a scope: write some of"),
         ({"scopes": [1]}, "mail_api.keys[0].scopes[0]: is a number: write a string"),
-        ({"name": "a/b"}, "mail_api.keys[0].name: 'a/b' is not a key's name"),
+        ({"name": "a/b"}, "mail_api.keys[0].name: 'a/b' is not a name"),
         ({"secret": "x"}, "mail_api.keys[0].secret: is not a key that is known here"),
     ],
 )

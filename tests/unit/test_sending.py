@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from ansible_collections.mailwright.server.plugins.module_utils.directory import schema as directory_schema
 from ansible_collections.mailwright.server.plugins.module_utils.sending import (
+    arf,
     compose,
     dsn,
     envelope,
@@ -22,6 +23,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.sending import (
     key_rows,
     keys,
     postfix_log,
+    raw,
     schema,
     suppression,
 )
@@ -306,3 +308,100 @@ def test_migrations_of_the_schema_go_forward_only() -> None:
     assert pending == list(schema.MIGRATIONS)
     with pytest.raises(directory_schema.SchemaError, match=r"^api schema: version 1 in the database has checksum"):
         directory_schema.pending({first.version: "0"}, schema.MIGRATIONS, schema.NAME)
+
+
+# --- messages that are written ----------------------------------------------------------------------------------------
+
+WRITTEN = b"From: News <news@acme.test>\r\nTo: Dave <dave@peer.test>\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n"
+
+
+def written(content: bytes, *to: str) -> raw.Raw:
+    draft = raw.Draft(list(to) or ["dave@peer.test"], base64.b64encode(content).decode())
+    return raw.compose(draft, "acme.test", ID, WHEN, 10**6)
+
+
+def test_a_written_message_gets_what_it_lacks_and_loses_bcc() -> None:
+    made_ = written(
+        WRITTEN + b"bcc: hidden@peer.test,\r\n\tother@peer.test\r\nX-A: 1\r\n\r\n.\nHi\n", "a@b.test", "A@b.test"
+    )
+    assert made_.message_id == ID and made_.composed.recipients == ("A@b.test",)
+    assert made_.composed.sender == "news@acme.test" and made_.composed.subject == "Grüße"
+    head, _blank, body = made_.composed.content.partition(b"\r\n\r\n")
+    assert head == WRITTEN + b"X-A: 1\r\nDate: Thu, 26 Nov 2026 12:00:00 +0000\r\nMessage-ID: " + ID.encode()
+    assert body == b".\r\nHi\r\n"
+    own = written(WRITTEN + b"Date: x\r\nMessage-ID: <a@b.test>\r\n\r\n")
+    assert own.message_id == "<a@b.test>" and own.composed.content.count(b"Date:") == 1
+
+
+@given(st.binary(max_size=200), st.integers(0, len(WRITTEN)))
+def test_no_written_message_gets_past_the_rules(noise: bytes, where: int) -> None:
+    for content in (noise, WRITTEN[:where] + noise + WRITTEN[where:] + b"\r\n"):
+        try:
+            found = written(content)
+        except ComposeError:
+            continue
+        text = found.composed.content
+        head = text.partition(b"\r\n\r\n")[0]
+        assert text.isascii() and b"\0" not in text and not re.search(rb"(?<!\r)\n|\r(?!\n)", text)
+        assert len(re.findall(rb"(?im)^from:", head)) == 1 and found.composed.sender.endswith("@acme.test")
+        assert not re.search(rb"(?im)^(bcc|dkim-signature|received|return-path):", head)
+        assert "\0" not in found.composed.subject
+
+
+# --- complaints -------------------------------------------------------------------------------------------------------
+
+COMPLAINT = (
+    "From: fbl@x.test\nMIME-Version: 1.0\n"
+    'Content-Type: multipart/report; report-type=feedback-report; boundary="b"\n\n--b\n'
+    "Content-Type: text/plain\n\nA report.\n\n--b\nContent-Type: message/feedback-report\n\n"
+    "Feedback-Type: {kind}\nUser-Agent: X/1\nVersion: 1\n{field}\n\n--b\n"
+    "Content-Type: {part}\n\n{header}\nFrom: news@acme.test\n\nHello.\n\n--b--\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("field", "part", "header"),
+    [
+        (f"Original-Mail-From: <b+{TOKEN}@acme.test>", "message/rfc822", "X: 1"),
+        ("X: 1", "message/rfc822", f"Return-Path: <b+{TOKEN}@acme.test>"),
+        ("X: 1", "text/rfc822-headers", f"Return-Path: <b+{TOKEN}@acme.test>"),
+        ("X: 1", "message/rfc822", f"List-Unsubscribe: <https://mx1.acme.test/api/v1/unsubscribe/{TOKEN}>"),
+    ],
+)
+def test_complaints_are_understood(field: str, part: str, header: str) -> None:
+    text = COMPLAINT.format(kind="Abuse", field=field, part=part, header=header)
+    assert arf.parse(text.encode()) == arf.Complaint(TOKEN, "abuse", "X/1")
+    assert arf.parse(text.replace("Abuse", "not-spam").encode()) is None
+    assert arf.parse(text.replace(TOKEN, "x").encode()) == arf.Complaint(None, "abuse", "X/1")
+    assert arf.parse(REPORT.format(action="failed", status="5.1.1").encode()) is None
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=300), st.integers(0, len(COMPLAINT)))
+def test_any_message_can_be_read_as_a_complaint(noise: bytes, where: int) -> None:
+    whole = COMPLAINT.encode()
+    for content in (noise, whole[:where] + noise + whole[where:], whole[:where]):
+        found = arf.parse(content)
+        assert found is None or "\0" not in found.kind + found.reporter
+
+
+@pytest.mark.parametrize(
+    ("action", "code", "found"),
+    [("failed", "5.1.1", "bounced"), ("failed", "4.4.7", "expired"), ("delayed", "4.4.1", "deferred"),
+     ("delivered", "2.0.0", None), ("relayed", "2.0.0", None), ("expanded", "2.0.0", None), ("x", "5.0.0", None)],
+)  # fmt: skip
+def test_reports_have_an_outcome(action: str, code: str, found: str | None) -> None:
+    assert dsn.outcome(dsn.Report("x", action, code, "")) == found
+
+
+def test_failures_have_a_category() -> None:
+    names = ["other", "address", "mailbox", "system", "network", "protocol", "content", "policy"]
+    assert [suppression.category(f"5.{number}.9") for number in range(8)] == names
+    assert suppression.category("") == suppression.category("5.8.1") == "other"
+
+
+def test_the_link_to_unsubscribe_is_two_headers() -> None:
+    headers = envelope.unsubscribe_headers("mx1.acme.test", TOKEN)
+    message = email.message_from_bytes(headers + written(WRITTEN + b"\r\nHi\n").composed.content)
+    assert message["List-Unsubscribe"] == f"<https://mx1.acme.test/api/v1/unsubscribe/{TOKEN}>"
+    assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click" and message["From"]

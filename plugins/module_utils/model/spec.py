@@ -437,7 +437,8 @@ API_KEY_OPTIONS: Options = {
         "description": [
             "What the key may do; everything else is denied.",
             "C(emails.write) sends, C(emails.read) sees messages and events; the others are C(api_keys.read),",
-            "C(api_keys.write), C(domains.read), C(suppressions.read) and C(suppressions.write).",
+            "C(api_keys.write), C(audit.read), C(domains.read), C(inbound.read), C(inbound.write),",
+            "C(suppressions.read), C(suppressions.write), C(webhooks.read) and C(webhooks.write).",
         ],
     },
     "key": {

@@ -34,6 +34,7 @@ UNITS: tuple[tuple[str, str | None], ...] = (
     ("mailwright-api.socket", "api"),
     ("mailwright-api.service", "api"),
     ("mailwright-dispatch.service", "api"),
+    ("mailwright-webhooks.service", "api"),
     ("mailwright-index.timer", "fulltext"),
     ("mailwright-reports.timer", None),
     ("mailwright-dmarc-reports.timer", "dmarc_reports"),

@@ -32,17 +32,21 @@ LONGEST_VALUE = 2000
 POLICY = SMTP.clone(cte_type="7bit")
 
 _HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,75}")
-# What the service writes by itself, what says how the message travelled, and what would contradict the envelope.
+# What the service writes by itself.
+_COMPOSED = frozenset(
+    name.lower()
+    for name in ("From", "Sender", "Reply-To", "To", "Cc", "Bcc", "Subject", "Date", "Message-ID", "MIME-Version")
+)
+# What says how the message travelled, and what would contradict the envelope.
 _RESERVED = frozenset(
     name.lower()
     for name in (
-        *("From", "Sender", "Reply-To", "To", "Cc", "Bcc", "Subject", "Date", "Message-ID", "MIME-Version"),
         *("Return-Path", "Received", "Delivered-To", "Envelope-To", "Original-Recipient", "Errors-To"),
         *("DKIM-Signature", "DomainKey-Signature", "Authentication-Results", "Received-SPF"),
         *("Return-Receipt-To", "Disposition-Notification-To"),
     )
 )
-_RESERVED_PREFIXES = ("content-", "resent-", "arc-", "x-spam", "x-original-", "x-postfix")
+_RESERVED_PREFIXES = ("resent-", "arc-", "x-spam", "x-original-", "x-postfix")
 _TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,63}/[a-z0-9][a-z0-9!#$&^_.+-]{0,63}")
 # message/* would be parsed by the receiver, multipart/* needs a boundary of its own.
 _TYPE_REFUSED = ("message/", "multipart/")
@@ -117,14 +121,19 @@ def domain_of(address: str) -> str:
     return address.rpartition("@")[2]
 
 
+def is_reserved(name: str) -> bool:
+    """Whether no caller may write this header (in small letters), in whatever form he gives the message."""
+    return name in _RESERVED or name.startswith(_RESERVED_PREFIXES)
+
+
 def compose(draft: Draft, domain: str, message_id: str, date: datetime, limit: int) -> Composed:
     """The message. limit: the most octets it may have. Raises ComposeError with all that is wrong."""
     found: list[Problem] = []
-    authors = _mailboxes([draft.sender], "/from", found, indexed=False)
+    authors = parse_mailboxes([draft.sender], "/from", found, indexed=False)
     if authors and domain_of(authors[0].address) != domain:
         found.append(Problem("/from", f"is not of {domain}, the domain that the key is for"))
     to, cc, bcc, reply_to = (
-        _mailboxes(given, pointer, found)
+        parse_mailboxes(given, pointer, found)
         for given, pointer in ((draft.to, "/to"), (draft.cc, "/cc"), (draft.bcc, "/bcc"), (draft.reply_to, "/reply_to"))
     )
     if not draft.to:
@@ -176,7 +185,10 @@ def _address(mailbox: _Mailbox) -> Address:
     return Address(display_name=mailbox.name, addr_spec=mailbox.address)
 
 
-def _mailboxes(texts: Sequence[str], pointer: str, found: list[Problem], *, indexed: bool = True) -> list[_Mailbox]:
+def parse_mailboxes(
+    texts: Sequence[str], pointer: str, found: list[Problem], *, indexed: bool = True
+) -> list[_Mailbox]:
+    """Those that are well formed; the others are added to found."""
     mailboxes = []
     for index, text in enumerate(texts):
         try:
@@ -204,7 +216,7 @@ def _check_headers(headers: Mapping[str, str], found: list[Problem]) -> None:
         if not _HEADER_NAME.fullmatch(name):
             found.append(Problem("/headers", f"{name[:80]!a} is not a header's name: letters, digits and -"))
             continue
-        if lower in _RESERVED or lower.startswith(_RESERVED_PREFIXES):
+        if lower in _COMPOSED or lower.startswith("content-") or is_reserved(lower):
             found.append(Problem(pointer, "is written by the server"))
         if lower in seen:
             found.append(Problem(pointer, "is there twice"))
@@ -232,4 +244,4 @@ def _attachments(given: Sequence[Attachment], found: list[Problem]) -> list[tupl
     return files
 
 
-__all__ = ["Attachment", "ComposeError", "Composed", "Draft", "Problem", "compose", "parse_mailbox"]
+__all__ = ["Attachment", "ComposeError", "Composed", "Draft", "Problem", "compose", "is_reserved", "parse_mailbox"]

@@ -9,9 +9,11 @@ import email
 import email.policy
 import re
 from email.message import Message
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 _STATUS = re.compile(r"\s*([245]\.\d{1,3}\.\d{1,3})\b")
+# Delivery time expired: there is nothing wrong with the address.
+_EXPIRED = ("4.4.7", "5.4.7")
 LONGEST_DETAIL = 1000
 
 
@@ -36,6 +38,13 @@ def parse(content: bytes) -> Report | None:
             if isinstance(blocks, list):
                 return _report([block for block in blocks if isinstance(block, Message)])
     return None
+
+
+def outcome(report: Report) -> Literal["bounced", "expired", "deferred"] | None:
+    """What a report says became of the message, or None for what is no trouble (RFC 3464 section 2.3.3)."""
+    if report.action == "failed":
+        return "expired" if report.code in _EXPIRED else "bounced"
+    return "deferred" if report.action == "delayed" else None
 
 
 def _report(blocks: list[Message]) -> Report | None:

@@ -24,6 +24,12 @@ def sender(token: str, domain: str) -> str:
     return f"b+{token}@{domain}"
 
 
+def unsubscribe_headers(hostname: str, token: str) -> bytes:
+    """What lets a mail program unsubscribe the recipient with one click (RFC 8058)."""
+    link = f"https://{hostname}/api/v1/unsubscribe/{token}"
+    return f"List-Unsubscribe: <{link}>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n".encode("ascii")
+
+
 def token_of(address: str) -> str | None:
     """The token in an envelope sender of ours, or None for any other address."""
     found = _SENDER.fullmatch(address)

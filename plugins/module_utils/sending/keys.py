@@ -16,11 +16,21 @@ from typing import NamedTuple
 SCOPES = (
     "api_keys.read",
     "api_keys.write",
+    "audit.read",
     "domains.read",
     "emails.read",
     "emails.write",
+    "inbound.read",
+    "inbound.write",
+    "statistics.read",
+    "streams.read",
+    "streams.write",
     "suppressions.read",
     "suppressions.write",
+    "templates.read",
+    "templates.write",
+    "webhooks.read",
+    "webhooks.write",
 )
 PREFIX = "mw"
 LONGEST_NAME = 64
@@ -60,10 +70,10 @@ def matches(key: Key, stored: bytes) -> bool:
 
 
 def check_name(name: str) -> str:
-    """The name of a key. Raises ValueError."""
+    """The name of a key or a webhook. Raises ValueError."""
     if not _NAME.fullmatch(name) or name != name.strip():
         raise ValueError(
-            f"{name[:LONGEST_NAME]!a} is not a key's name: write letters, digits, spaces and . _ -, "
+            f"{name[:LONGEST_NAME]!a} is not a name: write letters, digits, spaces and . _ -, "
             f"at most {LONGEST_NAME}, a letter or a digit first"
         )
     return name

@@ -9,11 +9,14 @@ A migration that has been released is never edited: the next change is a new ent
 from __future__ import annotations
 
 from ..directory.schema import Migration
+from . import schema_hooks, schema_resources
 
 NAME = "api"
-# The web service, which sees one domain at a time, and the dispatcher, which sees all; neither has a password.
+# The web service, which sees one domain at a time; the dispatcher and what posts to webhooks, which see all. None has a
+# password.
 SERVICE = "mailwright_api"
 DISPATCHER = "mailwright_dispatch"
+POSTER = "mailwright_webhooks"
 
 _FIRST = r"""
 CREATE SCHEMA api;
@@ -169,4 +172,8 @@ END
 $body$;
 """
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(1, "sending API: keys, messages, recipients, events", _FIRST),)
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(1, "sending API: keys, messages, recipients, events", _FIRST),
+    *schema_hooks.MIGRATIONS,
+    *schema_resources.MIGRATIONS,
+)

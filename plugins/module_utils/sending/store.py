@@ -1,13 +1,14 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Input and output of the modules: the rows of api.key, by a connection of the directory's owner."""
+"""Input and output of the modules: the rows of api.key and api.webhook, by a connection of the directory's owner."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..directory import store
+from . import webhooks
 from .key_rows import Plan, Row
 
 
@@ -34,3 +35,30 @@ def hosted_domains(owner: Any) -> set[str]:
     """The directory's domains."""
     with store.translated("reading the domains"):
         return {name for (name,) in owner.execute("SELECT name FROM directory.domain").fetchall()}
+
+
+def read_webhook(owner: Any, domain: str, name: str) -> webhooks.Row | None:
+    """The webhook of this name, without its secret."""
+    with store.translated("reading the webhook"):
+        row = owner.execute(
+            "SELECT id::text, domain, name, url, events FROM api.webhook WHERE domain = %s AND name = %s",
+            (domain, name),
+        ).fetchone()
+    return None if row is None else webhooks.Row._make((*row[:4], tuple(row[4])))
+
+
+def write_webhook(owner: Any, before: webhooks.Row | None, wanted: webhooks.Row | None, secret: str | None) -> None:
+    """Removes, makes or changes it; the secret is that of a new one."""
+    with store.translated("writing the webhook"), owner.transaction():
+        if wanted is None and before is not None:
+            owner.execute("DELETE FROM api.webhook WHERE id = %s", (before.id,))
+        elif wanted is not None and before is None:
+            owner.execute(
+                "INSERT INTO api.webhook (id, domain, name, url, events, secret) VALUES (%s, %s, %s, %s, %s, %s)",
+                (wanted.id, wanted.domain, wanted.name, wanted.url, list(wanted.events), secret),
+            )
+        elif wanted is not None:
+            owner.execute(
+                "UPDATE api.webhook SET url = %s, events = %s WHERE id = %s",
+                (wanted.url, list(wanted.events), wanted.id),
+            )

@@ -22,3 +22,21 @@ EXPIRED_LIMIT = 3
 def reason(code: str) -> str | None:
     """Why the address is to be suppressed after a failure with this code, or None when it is not."""
     return _REASONS.get(code)
+
+
+# The second part of a status code (RFC 3463 section 3).
+_CATEGORIES = {
+    "0": "other",
+    "1": "address",
+    "2": "mailbox",
+    "3": "system",
+    "4": "network",
+    "5": "protocol",
+    "6": "content",
+    "7": "policy",
+}
+
+
+def category(code: str) -> str:
+    """What a failure with this code is about."""
+    return _CATEGORIES.get([*code.split("."), ""][1], "other")

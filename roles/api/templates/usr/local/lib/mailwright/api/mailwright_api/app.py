@@ -4,279 +4,39 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from typing import Annotated, Any, NamedTuple, TypeVar
-from uuid import UUID, uuid4
+from typing import Annotated, Any
 
-from ansible_collections.mailwright.server.plugins.module_utils.model.values import parse_email
-from ansible_collections.mailwright.server.plugins.module_utils.sending import compose, ids, keys
-from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
+from ansible_collections.mailwright.server.plugins.module_utils.sending import compose, keys
+from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from . import resources
-from .outgoing import Idempotency, Outgoing
+from . import emails, hooks, resources, statistics, streams, templates
 from .problems import MEDIA_TYPE, ApiError, not_found
+from .renderer import Renderer
+from .routing import (
+    BASE,
+    HOST,
+    PUBLIC,
+    Caller,
+    Known,
+    Limit,
+    check_printable,
+    checked_address,
+    new_router,
+    request_id,
+    scope,
+)
 from .settings import Settings
 
-BASE = "/api/v1"
-# Nobody has to say who they are for these.
-PUBLIC = "public"
-# Only on the service's own socket: nginx does not pass it on.
-HOST = "host"
-# Composing a large message takes several times its size in memory: one at a time.
-LARGE = 1_000_000
 LOG_AGE_LIMIT = 60.0
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Caller(NamedTuple):
-    """Who asks: the key, its domain, and what it may do."""
-
-    key_id: str
-    domain: str
-    scopes: tuple[str, ...]
-
-
-def scope(name: str) -> Callable[[F], F]:
-    """Declare what a route needs."""
-
-    def declare(endpoint: F) -> F:
-        # a function has no such attribute for the type checker; the walk over all routes reads it
-        endpoint.scope = name  # type: ignore[attr-defined]
-        return endpoint
-
-    return declare
-
-
-class ScopedRoute(APIRoute):
-    """Asks for the key before anything of the request's body is read."""
-
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        needed = getattr(endpoint, "scope", None)
-        if needed not in (*keys.SCOPES, PUBLIC, HOST):
-            raise TypeError(f"{path}: declares no scope")
-        self.scope: str = needed
-        options["openapi_extra"] = {
-            "x-scope": needed,
-            **({} if needed in (PUBLIC, HOST) else {"security": [{"key": []}]}),
-        }
-        super().__init__(path, endpoint, **options)
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
-
-        async def run(request: Request) -> Response:
-            if self.scope not in (PUBLIC, HOST):
-                request.state.caller = await authenticate(request, self.scope)
-            return await handler(request)
-
-        return run
-
-
-async def authenticate(request: Request, needed: str) -> Caller:
-    """The key's owner. Raises ApiError: 401 without a key that is known, 403 when it lacks the scope."""
-    kind, _space, text = request.headers.get("authorization", "").partition(" ")
-    refused = ApiError(
-        401, "unauthorized", "Send a valid key: Authorization: Bearer mw_…", headers={"www-authenticate": "Bearer"}
-    )
-    if kind.lower() != "bearer":
-        raise refused
-    try:
-        key = keys.parse(text.strip())
-    except ValueError:
-        raise refused from None
-    found = await request.app.state.store.find_key(key.id)
-    if found is None or not keys.matches(key, found[2]):
-        raise refused
-    caller = Caller(key.id, found[0], tuple(found[1]))
-    if needed not in caller.scopes:
-        raise ApiError(403, "forbidden", f"The key lacks the scope {needed}.")
-    return caller
-
-
-def caller_of(request: Request) -> Caller:
-    """What authenticate found."""
-    caller: Caller = request.state.caller
-    return caller
-
-
-Known = Annotated[Caller, Depends(caller_of)]
-Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
-EmailId = Annotated[UUID, Path(description="The message's id.")]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        pattern=r"^[!-~]{1,255}$",
-        description="Any text of yours for this request. Sent again within 24 hours, it gives the same answer, and "
-        "nothing is sent twice.",
-    ),
-]
-
-router = APIRouter(prefix=BASE, route_class=ScopedRoute)
-
-
-@router.post("/emails", status_code=202, response_model=resources.AcceptedEmail, summary="Send a message")
-@scope("emails.write")
-async def send(
-    request: Request, caller: Known, body: resources.EmailInput, idempotency_key: IdempotencyKey = None
-) -> Response:
-    """202 means that the message is stored on disk and will be sent."""
-    async with _room(request):
-        outgoing = _outgoing(request.app.state.settings, caller, body)
-
-        def respond(suppressed: set[str]) -> dict[str, Any]:
-            return _accepted(outgoing, suppressed)
-
-        return await _accept(request, caller, [outgoing], idempotency_key, respond)
-
-
-@router.post(
-    "/emails/batch", status_code=202, response_model=resources.AcceptedBatch, summary="Send up to 100 messages"
-)
-@scope("emails.write")
-async def send_batch(
-    request: Request, caller: Known, body: resources.BatchInput, idempotency_key: IdempotencyKey = None
-) -> Response:
-    """Each message is accepted or refused by itself; those that are accepted are stored together."""
-    async with _room(request):
-        results: list[Outgoing | ApiError] = []
-        for email in body.emails:
-            try:
-                results.append(_outgoing(request.app.state.settings, caller, email))
-            except ApiError as error:
-                results.append(error)
-
-        def respond(suppressed: set[str]) -> dict[str, Any]:
-            return {
-                "data": [
-                    {"email": None, "error": result.body(_request_id(request))}
-                    if isinstance(result, ApiError)
-                    else {"email": _accepted(result, suppressed), "error": None}
-                    for result in results
-                ]
-            }
-
-        outgoing = [result for result in results if not isinstance(result, ApiError)]
-        return await _accept(request, caller, outgoing, idempotency_key, respond)
-
-
-@asynccontextmanager
-async def _room(request: Request) -> AsyncIterator[None]:
-    if int(request.headers.get("content-length") or LARGE) < LARGE:
-        yield
-        return
-    async with request.app.state.large:
-        yield
-
-
-def _outgoing(settings: Settings, caller: Caller, body: resources.EmailInput) -> Outgoing:
-    email_id = ids.new_id()
-    message_id = f"<{email_id.hex}@{caller.domain}>"
-    try:
-        composed = compose.compose(
-            body.draft(), caller.domain, message_id, datetime.now(UTC), settings.message_size_limit
-        )
-    except compose.ComposeError as error:
-        raise ApiError(422, "invalid_request", "The message cannot be sent as it is.", error.problems) from error
-    return Outgoing(email_id, message_id, composed)
-
-
-def _accepted(outgoing: Outgoing, suppressed: set[str]) -> dict[str, Any]:
-    return {
-        "id": str(outgoing.id),
-        "message_id": outgoing.message_id,
-        "recipients": [
-            {"address": address, "status": "suppressed" if address.lower() in suppressed else "queued"}
-            for address in outgoing.composed.recipients
-        ],
-    }
-
-
-async def _accept(
-    request: Request, caller: Caller, outgoing: list[Outgoing], idempotency_key: str | None, respond: Any
-) -> JSONResponse:
-    idempotency = None
-    if idempotency_key is not None:
-        digest = hashlib.sha256(request.url.path.encode() + b"\0" + await request.body()).digest()
-        idempotency = Idempotency(idempotency_key, digest)
-    if outgoing or idempotency:
-        response, again = await request.app.state.store.accept(
-            caller.domain, caller.key_id, outgoing, idempotency, respond
-        )
-    else:
-        response, again = respond(set()), False
-    if not again:
-        request.app.state.accepted += len(outgoing)
-    return JSONResponse(response, status_code=202, headers={"idempotent-replayed": "true"} if again else {})
-
-
-@router.get("/emails", response_model=resources.EmailPage, summary="List messages, newest first")
-@scope("emails.read")
-async def list_emails(request: Request, caller: Known, limit: Limit = 20, after: UUID | None = None) -> Any:
-    """With the state of each recipient."""
-    found = await request.app.state.store.emails(caller.domain, limit + 1, after)
-    return {"data": found[:limit], "next": str(found[limit - 1]["id"]) if len(found) > limit else None}
-
-
-@router.get("/emails/{email_id}", response_model=resources.Email, summary="Show a message")
-@scope("emails.read")
-async def show_email(request: Request, caller: Known, email_id: EmailId) -> Any:
-    """With the state of each recipient."""
-    found = await request.app.state.store.emails(caller.domain, 1, only=email_id)
-    if not found:
-        raise not_found("message")
-    return found[0]
-
-
-@router.get("/emails/{email_id}/events", response_model=resources.EventPage, summary="List what happened to a message")
-@scope("emails.read")
-async def list_email_events(
-    request: Request, caller: Known, email_id: EmailId, limit: Limit = 100, after: Annotated[int, Query(ge=0)] = 0
-) -> Any:
-    """Oldest first."""
-    return _event_page(await request.app.state.store.events(caller.domain, limit + 1, after, email_id), limit)
-
-
-@router.get(
-    "/emails/{email_id}/content",
-    response_class=Response,
-    responses={200: {"content": {"message/rfc822": {"schema": {"type": "string", "format": "binary"}}}}},
-    summary="Get the message itself",
-)
-@scope("emails.read")
-async def get_content(request: Request, caller: Known, email_id: EmailId) -> Response:
-    """As it is sent, before it is signed."""
-    found = await request.app.state.store.content(caller.domain, email_id)
-    if found is None:
-        raise not_found("message")
-    # never shown by a browser, whatever is in it
-    return Response(found, media_type="message/rfc822", headers={"content-disposition": "attachment"})
-
-
-@router.get("/events", response_model=resources.EventPage, summary="List what happened to all messages")
-@scope("emails.read")
-async def list_events(
-    request: Request, caller: Known, limit: Limit = 100, after: Annotated[int, Query(ge=0, lt=2**63)] = 0
-) -> Any:
-    """Oldest first."""
-    return _event_page(await request.app.state.store.events(caller.domain, limit + 1, after), limit)
-
-
-def _event_page(found: list[dict[str, Any]] | None, limit: int) -> dict[str, Any]:
-    if found is None:
-        raise not_found("message")
-    return {"data": found[:limit], "next": str(found[limit - 1]["id"]) if len(found) > limit else None}
+router = new_router()
 
 
 @router.get("/domains", response_model=resources.DomainList, summary="List the domains that the key may send for")
@@ -375,24 +135,33 @@ def _checked(caller: Caller, name: str | None, scopes: list[str] | None) -> tupl
     return name, scopes
 
 
+StreamQuery = Annotated[
+    str | None, Query(pattern=resources.STREAM_PATTERN, description="The stream; if none is named, all of the domain.")
+]
+
+
 @router.post("/suppressions", status_code=201, response_model=resources.Suppression, summary="Suppress an address")
 @scope("suppressions.write")
 async def add_suppression(request: Request, caller: Known, body: resources.SuppressionInput) -> Any:
     """Messages to it are no longer sent. An address that is suppressed already keeps its reason."""
-    address = _address(body.address)
-    await request.app.state.store.suppress(caller.domain, address)
-    return await _suppression(request, caller, address)
+    address = checked_address(body.address)
+    if body.stream is not None:
+        await streams.kind(request, caller, body.stream)
+    await request.app.state.store.suppress(caller.domain, address, body.stream or "")
+    return await _suppression(request, caller, address, body.stream)
 
 
 @router.get("/suppressions", response_model=resources.SuppressionPage, summary="List suppressed addresses")
 @scope("suppressions.read")
 async def list_suppressions(
-    request: Request, caller: Known, limit: Limit = 100, after: Annotated[str, Query(max_length=254)] = ""
+    request: Request, caller: Known, limit: Limit = 100, after: Annotated[str, Query(max_length=300)] = ""
 ) -> Any:
-    """By address."""
-    _refuse_nul(after)
-    found = await request.app.state.store.suppressions(caller.domain, limit + 1, after)
-    return {"data": found[:limit], "next": found[limit - 1]["address"] if len(found) > limit else None}
+    """By address and stream."""
+    address, _space, stream = check_printable(after).partition(" ")
+    found = await request.app.state.store.suppressions(caller.domain, limit + 1, (address, stream))
+    last = found[limit - 1] if len(found) > limit else None
+    cursor = last and f"{last['address']} {last['stream'] or ''}"
+    return {"data": found[:limit], "next": cursor}
 
 
 AddressPath = Annotated[str, Path(max_length=254)]
@@ -400,41 +169,34 @@ AddressPath = Annotated[str, Path(max_length=254)]
 
 @router.get("/suppressions/{address}", response_model=resources.Suppression, summary="Show a suppressed address")
 @scope("suppressions.read")
-async def show_suppression(request: Request, caller: Known, address: AddressPath) -> Any:
+async def show_suppression(request: Request, caller: Known, address: AddressPath, stream: StreamQuery = None) -> Any:
     """Why, and since when."""
-    return await _suppression(request, caller, _address(address))
+    return await _suppression(request, caller, checked_address(address), stream)
 
 
 @router.delete(
     "/suppressions/{address}", status_code=204, response_class=Response, summary="Let an address be written to again"
 )
 @scope("suppressions.write")
-async def lift_suppression(request: Request, caller: Known, address: AddressPath) -> Response:
-    """At once."""
-    if not await request.app.state.store.lift_suppression(caller.domain, _address(address)):
+async def lift_suppression(
+    request: Request, caller: Known, address: AddressPath, stream: StreamQuery = None
+) -> Response:
+    """At once. A complaint stays."""
+    address = checked_address(address)
+    if (await _suppression(request, caller, address, stream))["reason"] == "complaint":
+        raise ApiError(409, "complaint", "The recipient complained; that is not for the sender to lift.")
+    if not await request.app.state.store.lift_suppression(caller.domain, address, stream or ""):
         raise not_found("suppression")
     return Response(status_code=204)
 
 
-async def _suppression(request: Request, caller: Caller, address: str) -> dict[str, Any]:
-    found: list[dict[str, Any]] = await request.app.state.store.suppressions(caller.domain, 1, only=address)
+async def _suppression(request: Request, caller: Caller, address: str, stream: str | None) -> dict[str, Any]:
+    found: list[dict[str, Any]] = await request.app.state.store.suppressions(
+        caller.domain, 1, only=(address, stream or "")
+    )
     if not found:
         raise not_found("suppression")
     return found[0]
-
-
-def _address(text: str) -> str:
-    try:
-        return parse_email(text).lower()
-    except ValueError as error:
-        raise ApiError(
-            422, "invalid_request", "This is not an address.", [compose.Problem("/address", str(error))]
-        ) from None
-
-
-def _refuse_nul(text: str) -> None:
-    if not text.isprintable():
-        raise ApiError(422, "invalid_request", "A parameter holds a control character.")
 
 
 @router.get("/livez", response_model=resources.Health, summary="Whether the service runs")
@@ -473,23 +235,32 @@ async def metrics(request: Request) -> str:
         + "# TYPE mailwright_api_log_age_seconds gauge\n"
         f"mailwright_api_log_age_seconds {'NaN' if age is None else round(age, 3)}\n"
         "# TYPE process_resident_memory_bytes gauge\n"
-        f"process_resident_memory_bytes {resident}\n"
+        f"process_resident_memory_bytes {resident}\n" + metric_lines(await request.app.state.store.figures())
     )
 
 
-def _request_id(request: Request) -> str:
-    given = request.headers.get("x-request-id", "")
-    return given if re.fullmatch(r"[0-9a-f]{32}", given) else uuid4().hex
+def metric_lines(figures: list[tuple[str, str, int]]) -> str:
+    """Gauges: each series of a metric behind its type."""
+    lines = []
+    for name, label, count in sorted(figures):
+        kind = f"# TYPE mailwright_api_{name} gauge"
+        if kind not in lines:
+            lines.append(kind)
+        labels = f'{{status="{label}"}}' if label else ""
+        lines.append(f"mailwright_api_{name}{labels} {count}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _problem(request: Request, error: ApiError) -> Response:
-    return JSONResponse(error.body(_request_id(request)), error.status, error.headers, media_type=MEDIA_TYPE)
+    return JSONResponse(error.body(request_id(request)), error.status, error.headers, media_type=MEDIA_TYPE)
 
 
 def _pointer(location: tuple[Any, ...]) -> str:
     """FastAPI's place of an error as a JSON pointer; a parameter by its name alone."""
     parts = location[1:] if location and location[0] == "body" else location[-1:]
-    return "".join("/" + str(part)[:80].replace("~", "~0").replace("/", "~1") for part in parts)
+    # half of a surrogate pair cannot be sent back
+    names = (str(part)[:80].encode("utf-8", "replace").decode() for part in parts)
+    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -522,7 +293,9 @@ def build_app(store: Any, settings: Settings | None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await app.state.store.open()
         app.state.large = asyncio.Lock()
+        app.state.renderer = Renderer()
         yield
+        await app.state.renderer.close()
         await app.state.store.close()
 
     app = FastAPI(
@@ -537,7 +310,8 @@ def build_app(store: Any, settings: Settings | None) -> FastAPI:
         responses={"default": {"model": resources.ProblemDetails, "description": "RFC 9457"}},
     )
     app.state.store, app.state.settings, app.state.accepted = store, settings, 0
-    app.include_router(router)
+    for part in (emails.router, templates.router, streams.router, statistics.router, hooks.router, router):
+        app.include_router(part)
     app.exception_handlers |= {
         ApiError: _refused, HTTPException: _http, RequestValidationError: _invalid, Exception: _failed
     }  # fmt: skip

@@ -36,6 +36,7 @@ LEASE_SECONDS = 90.0
 # No NOTIFY: it would make each commit wait for the one before.
 POLL_SECONDS = 0.1
 REAP_SECONDS = 5.0
+EXPIRE_SECONDS = 10.0
 PRUNE_SECONDS = 3600.0
 LOG_NOTE_SECONDS = 10.0
 LARGEST_RECORD = 200
@@ -69,10 +70,10 @@ class Dispatcher:
         async with self.outbox.alone(), asyncio.TaskGroup() as group:
             await self.begin()
             server = await bounces.listen(
-                self.settings.hostname, self.outbox.bounced_late, self.settings.message_size_limit
+                self.settings.hostname, self.outbox.bounced_late, self.outbox.complained, self.outbox.keep_inbound
             )
             tasks = [group.create_task(server.serve_forever())]
-            for work in (self.follow, self.record, self.reap, self.prune, self.lease):
+            for work in (self.follow, self.record, self.reap, self.expire, self.prune, self.lease):
                 tasks.append(group.create_task(self.keep(work)))
             for _number in range(self.settings.connections):
                 tasks.append(group.create_task(self.send()))
@@ -127,10 +128,12 @@ class Dispatcher:
                 await self.results.put(Postponed(job, "", "waited too long for its turn", False))
                 continue
             try:
-                content = await self.outbox.content(job.message)
+                content, unsubscribe = await self.outbox.content(job.message)
             except psycopg.OperationalError:
                 await self.results.put(Postponed(job, "", "the database does not answer", False))
                 continue
+            if unsubscribe:
+                content = envelope.unsubscribe_headers(self.settings.hostname, job.token) + content
             if len(content) > 1_000_000:
                 async with self.large:
                     client = await self.transmit(client, job, content)
@@ -139,6 +142,7 @@ class Dispatcher:
 
     async def transmit(self, client: aiosmtplib.SMTP | None, job: Job, content: bytes) -> aiosmtplib.SMTP | None:
         """One transaction; gives the connection, if it may be used again."""
+        reused = client is not None
         # from here on Postfix may have the message although no answer says so
         unknown = False
         try:
@@ -159,12 +163,16 @@ class Dispatcher:
             await self.results.put(HandedOver(job, queued[1]))
             return client
         except aiosmtplib.SMTPResponseException as error:
+            if reused and not unknown and error.code == 421:
+                return await self.again(client, job, content)
             # an answer is certain, whatever it is
             await self.results.put(answered(job, error.code, error.message))
             self.reachable = True
             if error.code != 421 and client is not None and await reset(client):
                 return client
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
+            if reused and not unknown and isinstance(error, aiosmtplib.SMTPServerDisconnected):
+                return await self.again(client, job, content)
             if unknown:
                 self.under_way -= 1
                 log.warning("%s: no answer after the message (%s); the queue and the log will tell", job.token, error)
@@ -174,6 +182,12 @@ class Dispatcher:
         if client is not None:
             client.close()
         return None
+
+    async def again(self, client: aiosmtplib.SMTP | None, job: Job, content: bytes) -> aiosmtplib.SMTP | None:
+        """At once by a new connection: Postfix closes those that were idle for minutes, and all when it is reloaded."""
+        if client is not None:
+            client.close()
+        return await self.transmit(None, job, content)
 
     async def record(self) -> None:
         """Write answers down, those at hand together."""
@@ -248,9 +262,16 @@ class Dispatcher:
         finally:
             del self.barriers[token]
 
-    async def prune(self) -> None:
-        """Forget what is old."""
+    async def expire(self) -> None:
+        """Give up what waits too long."""
         while True:
+            await self.outbox.expire()
+            await asyncio.sleep(EXPIRE_SECONDS)
+
+    async def prune(self) -> None:
+        """Sum up what is over, and forget what is old."""
+        while True:
+            await self.outbox.sum_up()
             while await self.outbox.prune(self.settings.keep_days):
                 await asyncio.sleep(0)
             await asyncio.sleep(PRUNE_SECONDS)

@@ -4,14 +4,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import hashlib
+from collections.abc import AsyncIterator, Sequence, Set
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
-from ansible_collections.mailwright.server.plugins.module_utils.sending import dsn, postfix_log, suppression
+from ansible_collections.mailwright.server.plugins.module_utils.sending import (
+    arf,
+    dsn,
+    ids,
+    postfix_log,
+    suppression,
+)
 from psycopg_pool import AsyncConnectionPool
 
 from .settings import DATABASE
@@ -109,11 +116,12 @@ class Outbox:
                 for id_, message, domain, address, token, attempt in await cursor.fetchall()
             ]
 
-    async def content(self, message: UUID) -> bytes:
-        """The message."""
+    async def content(self, message: UUID) -> tuple[bytes, bool]:
+        """The message, and whether each recipient gets a link to unsubscribe with it."""
         async with self.pool.connection() as connection:
-            cursor = await connection.execute("SELECT content FROM api.message WHERE id = %s", (message,))
-            return bytes((await cursor.fetchone())[0])
+            cursor = await connection.execute("SELECT content, unsubscribe FROM api.message WHERE id = %s", (message,))
+            row = await cursor.fetchone()
+        return bytes(row[0]), row[1]
 
     async def record(self, results: Sequence[Result]) -> None:
         """Write down what Postfix said. Done twice, it changes nothing more."""
@@ -185,22 +193,88 @@ class Outbox:
         return twice
 
     async def bounced_late(self, token: str, report: dsn.Report) -> None:
-        """A report from elsewhere that the message was not delivered after all."""
-        if report.action != "failed":
+        """A report from elsewhere: the message was not delivered after all, or not yet."""
+        outcome = dsn.outcome(report)
+        if outcome is None:
             return
         async with self.writing, self._transaction() as connection:
+            # a delay is no news after an end, and of two ends the first counts
             cursor = await connection.execute(
-                "WITH r AS (UPDATE api.recipient SET status = 'bounced', changed_at = now() "
-                "WHERE token = %s AND status NOT IN ('bounced', 'expired') RETURNING *) "
+                "WITH r AS (UPDATE api.recipient SET changed_at = now(), status = CASE "
+                "WHEN %(outcome)s <> 'deferred' OR status = 'handed_over' THEN %(outcome)s ELSE status END "
+                "WHERE token = %(token)s AND status NOT IN ('bounced', 'expired') RETURNING *) "
                 "INSERT INTO api.event (domain, message, recipient, kind, address, relay, code, detail, source) "
-                "SELECT domain, message, id, 'bounced', address, %s, %s, %s, 'report' FROM r ON CONFLICT DO NOTHING "
-                "RETURNING domain, address",
-                (token, report.reporter[:255], report.code, report.detail),
+                "SELECT domain, message, id, %(outcome)s, address, %(relay)s, %(code)s, %(detail)s, 'report' FROM r "
+                "ON CONFLICT DO NOTHING RETURNING domain, address",
+                {
+                    "outcome": outcome,
+                    "token": token,
+                    "relay": report.reporter[:255],
+                    "code": report.code,
+                    "detail": report.detail,
+                },
             )
             row = await cursor.fetchone()
-            reason = suppression.reason(report.code)
+            reason = suppression.reason(report.code) if outcome == "bounced" else None
             if row is not None and reason is not None:
                 await _suppress(connection, [(row[0], row[1], reason, report.detail)])
+            if row is not None and outcome == "expired":
+                await _suppress_expired(connection, {(row[0], row[1])})
+
+    async def complained(self, token: str, complaint: arf.Complaint) -> None:
+        """Somebody called a message unwanted: on its stream, he gets no more, and its sender cannot change that."""
+        async with self.writing, self._transaction() as connection:
+            await connection.execute(
+                "WITH r AS (SELECT r.*, m.stream FROM api.recipient r JOIN api.message m ON m.id = r.message "
+                "WHERE r.token = %(token)s), "
+                "s AS (INSERT INTO api.suppression (domain, address, stream, reason, detail) "
+                "SELECT domain, lower(address), stream, 'complaint', %(detail)s FROM r "
+                "ON CONFLICT (domain, address, stream) "
+                "DO UPDATE SET reason = excluded.reason, detail = excluded.detail) "
+                "INSERT INTO api.event (domain, message, recipient, kind, address, detail) "
+                "SELECT domain, message, id, 'complained', address, %(detail)s FROM r ON CONFLICT DO NOTHING",
+                {"token": token, "detail": f"{complaint.kind} {complaint.reporter}".strip()},
+            )
+
+    async def expire(self) -> int:
+        """Give up what could not be handed to Postfix in its time. What is under lease is left alone."""
+        async with self.writing, self._transaction() as connection:
+            cursor = await connection.execute(
+                "WITH r AS (UPDATE api.recipient SET status = 'expired', changed_at = now() "
+                "WHERE status = 'queued' AND expires_at < now() RETURNING *) "
+                "INSERT INTO api.event (domain, message, recipient, kind, address, code, detail) "
+                "SELECT domain, message, id, 'expired', address, '4.4.7', 'was not handed over in its time' FROM r "
+                "ON CONFLICT DO NOTHING"
+            )
+            return int(cursor.rowcount)
+
+    async def sum_up(self) -> None:
+        """Count the days that are over, the last two of them again, before their events are forgotten."""
+        async with self._transaction() as connection:
+            await connection.execute(
+                "WITH first AS (SELECT coalesce(max(day) - 1, '-infinity') AS day FROM api.statistic), "
+                "gone AS (DELETE FROM api.statistic WHERE day >= (SELECT day FROM first)) "
+                "INSERT INTO api.statistic SELECT f.* "
+                "FROM api.daily_figures((SELECT day FROM first)::timestamp AT TIME ZONE 'UTC') f "
+                "WHERE f.day < (now() AT TIME ZONE 'UTC')::date"
+            )
+
+    async def keep_inbound(self, sender: str, route: str, local_part: str, content: bytes) -> bool:
+        """Store a message that came in; whether there is such a route. The same a second time changes nothing."""
+        async with self._transaction() as connection:
+            cursor = await connection.execute("SELECT id, domain FROM api.inbound_route WHERE id = %s", (UUID(route),))
+            row = await cursor.fetchone()
+            if row is None:
+                return False
+            await connection.execute(
+                "INSERT INTO api.inbound_message (id, domain, route, sender, recipient, content, digest) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                (
+                    ids.new_id(), row[1], row[0], sender.replace("\0", ""),
+                    f"{local_part}@{row[1]}".replace("\0", ""), content, hashlib.sha256(content).digest(),
+                ),
+            )  # fmt: skip
+        return True
 
     async def overdue(self) -> dict[str, UUID]:
         """Recipients whose lease ran out, by token: a dispatcher died, or an answer never came."""
@@ -224,14 +298,24 @@ class Outbox:
         """Forget what is old and finished; what is not finished stays, however old it is."""
         async with self._transaction() as connection:
             await connection.execute("DELETE FROM api.idempotency WHERE created_at < now() - interval '24 hours'")
+            for table, column in (("unsubscribe_link", "created_at"), ("statistic", "day")):
+                await connection.execute(f"DELETE FROM api.{table} WHERE {column} < now() - interval '400 days'")  # noqa: S608
+            await connection.execute(
+                "DELETE FROM api.inbound_message WHERE created_at < now() - make_interval(days => %s)", (keep_days,)
+            )
+            await connection.execute("DELETE FROM api.audit WHERE at < now() - interval '1 year'")
             cursor = await connection.execute(
-                "DELETE FROM api.message WHERE id IN (SELECT id FROM api.message m "
+                "WITH gone AS (DELETE FROM api.message WHERE id IN (SELECT id FROM api.message m "
                 "WHERE created_at < now() - make_interval(days => %s) AND NOT EXISTS ("
                 "SELECT FROM api.recipient r WHERE r.message = m.id "
-                "AND r.status IN ('queued', 'sending', 'handed_over', 'deferred')) LIMIT 500)",
+                "AND r.status IN ('queued', 'sending', 'handed_over', 'deferred')) LIMIT 500) RETURNING *), "
+                "kept AS (INSERT INTO api.unsubscribe_link "
+                "SELECT r.token, r.domain, lower(r.address), gone.stream, gone.created_at "
+                "FROM gone JOIN api.recipient r ON r.message = gone.id WHERE gone.unsubscribe) "
+                "SELECT count(*) FROM gone",
                 (keep_days,),
             )
-            return int(cursor.rowcount)
+            return int((await cursor.fetchone())[0])
 
 
 async def _adopt(connection: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
@@ -298,11 +382,17 @@ async def _record_deliveries(connection: Any, seen: Sequence[Seen]) -> None:
         columns,
     )
     await _suppress(connection, suppressed)
+    await _suppress_expired(connection, expired)
+
+
+async def _suppress_expired(connection: Any, expired: Set[tuple[str, str]]) -> None:
+    """After some of them. What never left this host says nothing about the recipient."""
     for domain, address in sorted(expired):
         await connection.execute(
             "INSERT INTO api.suppression (domain, address, reason) SELECT %s, lower(%s), 'expired' WHERE %s <= "
             "(SELECT count(*) FROM api.event e JOIN api.recipient r ON r.id = e.recipient "
-            "WHERE e.domain = %s AND e.kind = 'expired' AND lower(r.address) = lower(%s)) ON CONFLICT DO NOTHING",
+            "WHERE e.domain = %s AND e.kind = 'expired' AND lower(r.address) = lower(%s) "
+            "AND (e.queue_id IS NOT NULL OR e.source = 'report')) ON CONFLICT DO NOTHING",
             (domain, address, suppression.EXPIRED_LIMIT, domain, address),
         )
 

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from ansible_collections.mailwright.server.plugins.module_utils.sending.compose import Composed
+
+# The id of the key that asks, for the audit log.
+ACTOR: ContextVar[str] = ContextVar("actor", default="")
 
 
 class Idempotency(NamedTuple):
@@ -22,3 +27,11 @@ class Outgoing(NamedTuple):
     id: UUID
     message_id: str
     composed: Composed
+    stream: str
+    unsubscribe: bool
+    send_at: datetime | None
+    valid_for: int
+
+    def is_suppressed(self, address: str, suppressed: set[tuple[str, str]]) -> bool:
+        """Whether it is not sent there: suppressed has streams and addresses."""
+        return not suppressed.isdisjoint({("", address.lower()), (self.stream, address.lower())})

@@ -4,21 +4,40 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from ansible_collections.mailwright.server.plugins.module_utils.sending import compose
 from pydantic import BaseModel, ConfigDict, Field
 
 LARGEST_BATCH = 100
+UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+STREAM_PATTERN = r"^[a-z0-9][a-z0-9-]{0,31}$"
+SHORTEST_VALIDITY, LONGEST_VALIDITY = 60, 5 * 86_400
 
 Address = Annotated[str, Field(max_length=508, examples=["dave@peer.example"])]
 Addresses = Annotated[list[Address], Field(max_length=compose.MOST_RECIPIENTS)]
 Status = Literal[
-    "queued", "sending", "handed_over", "deferred", "delivered", "bounced", "expired", "rejected", "suppressed"
+    "queued", "sending", "handed_over", "deferred", "delivered", "bounced", "expired", "rejected", "suppressed",
+    "cancelled",
+]  # fmt: skip
+Kind = Literal[
+    "accepted", "suppressed", "handed_over", "rejected", "delivered", "deferred", "bounced", "expired", "cancelled",
+    "rescheduled", "complained", "unsubscribed",
+]  # fmt: skip
+Reason = Literal[
+    "invalid_recipient", "bad_domain", "inactive_mailbox", "expired", "manual", "complaint", "unsubscribed"
 ]
-Kind = Literal["accepted", "suppressed", "handed_over", "rejected", "delivered", "deferred", "bounced", "expired"]
-Reason = Literal["invalid_recipient", "bad_domain", "inactive_mailbox", "expired", "manual"]
+StreamName = Annotated[str, Field(pattern=STREAM_PATTERN, examples=["newsletter"])]
+Time = Annotated[
+    str,
+    Field(
+        max_length=40,
+        description="At most 72 hours ahead (RFC 3339).",
+        examples=["2026-11-26T18:00:00Z"],
+        json_schema_extra={"format": "date-time"},
+    ),
+]
 
 
 class Input(BaseModel):
@@ -35,7 +54,28 @@ class AttachmentInput(Input):
     content_type: str = Field(default="application/octet-stream", max_length=130)
 
 
-class EmailInput(Input):
+class TemplateUse(Input):
+    """A template of the domain instead of subject, text and html."""
+
+    id: str = Field(pattern=UUID_PATTERN, description="The template's id.")
+    version: int | None = Field(default=None, ge=1, le=1_000_000, description="The active one, if none is named.")
+    variables: dict[str, Any] = {}
+
+
+class Dispatch(Input):
+    """How and when a message is sent."""
+
+    stream: StreamName = "transactional"
+    send_at: Time | None = None
+    valid_for: int = Field(
+        default=LONGEST_VALIDITY,
+        ge=SHORTEST_VALIDITY,
+        le=LONGEST_VALIDITY,
+        description="Seconds. What could not be handed to the mail server until then expires.",
+    )
+
+
+class EmailInput(Dispatch):
     """A message. to, cc and bcc together have at most 50 addresses, and each gets a message of its own."""
 
     sender: str = Field(
@@ -45,9 +85,10 @@ class EmailInput(Input):
     cc: Addresses = []
     bcc: Addresses = []
     reply_to: Addresses = []
-    subject: str = Field(max_length=compose.LONGEST_SUBJECT)
+    subject: str | None = Field(default=None, max_length=compose.LONGEST_SUBJECT)
     text: str | None = None
     html: str | None = None
+    template: TemplateUse | None = None
     headers: dict[str, str] = Field(default={}, description="Further headers, none of those the server writes.")
     attachments: list[AttachmentInput] = Field(default=[], max_length=compose.MOST_ATTACHMENTS)
 
@@ -56,8 +97,21 @@ class EmailInput(Input):
         files = [compose.Attachment(file.filename, file.content, file.content_type) for file in self.attachments]
         return compose.Draft(
             self.sender, self.to, self.cc, self.bcc, self.reply_to,
-            self.subject, self.text, self.html, self.headers, files,
+            self.subject or "", self.text, self.html, self.headers, files,
         )  # fmt: skip
+
+
+class RawInput(Dispatch):
+    """A whole message."""
+
+    to: Addresses = Field(min_length=1, description="Who gets it, whatever its headers say.")
+    content: str = Field(description="The message (RFC 5322) in base64, in 7-bit text. Its header From is the sender.")
+
+
+class EmailChange(Input):
+    """What is to change."""
+
+    send_at: Time
 
 
 class BatchInput(Input):
@@ -84,6 +138,7 @@ class SuppressionInput(Input):
     """An address that is not to be written to."""
 
     address: str = Field(max_length=254)
+    stream: StreamName | None = Field(default=None, description="All of the domain, if none is named.")
 
 
 class FieldError(BaseModel):
@@ -149,7 +204,9 @@ class Email(BaseModel):
     message_id: str
     sender: str = Field(serialization_alias="from")
     subject: str
+    stream: str
     created_at: datetime
+    send_at: datetime | None
     recipients: list[Recipient]
 
 
@@ -165,6 +222,45 @@ class Event(BaseModel):
     relay: str = Field(description="The other server.")
     code: str = Field(description="The status code (RFC 3463).")
     detail: str = Field(description="What the other server said: any text. Never show it as HTML.")
+
+
+class Failure(Event):
+    """A bounce or a complaint."""
+
+    category: Literal["other", "address", "mailbox", "system", "network", "protocol", "content", "policy"] = Field(
+        description="What the code is about (RFC 3463 section 3)."
+    )
+
+
+class FailurePage(BaseModel):
+    """Oldest first. next is the cursor for after."""
+
+    data: list[Failure]
+    next: str | None
+
+
+class ValidEmail(BaseModel):
+    """The message could be sent. Nothing was stored."""
+
+    size: int
+    sender: str = Field(serialization_alias="from")
+    subject: str
+    recipients: list[AcceptedRecipient]
+
+
+class Attachment(BaseModel):
+    """A part of a message that is a file."""
+
+    number: int
+    filename: str
+    content_type: str
+    size: int
+
+
+class AttachmentList(BaseModel):
+    """In the message's order."""
+
+    data: list[Attachment]
 
 
 class Domain(BaseModel):
@@ -194,6 +290,7 @@ class Suppression(BaseModel):
     """An address that messages of the domain are not sent to."""
 
     address: str
+    stream: str | None = Field(description="null: all of the domain.")
     reason: Reason
     detail: str
     created_at: datetime

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.mailwright.server.plugins.module_utils.sending import webhooks
+
 PATH = Path("/etc/mailwright/api.json")
 DATABASE = "host=/run/postgresql dbname=mailwright application_name=mailwright-api options='-c synchronous_commit=on'"
 
@@ -19,6 +21,7 @@ class Settings:
     message_size_limit: int
     connections: int
     keep_days: int
+    webhook_networks: tuple[str, ...]
 
     @classmethod
     def load(cls, path: Path = PATH) -> Settings:
@@ -28,4 +31,6 @@ class Settings:
             value = getattr(settings, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{path}: {name} is {value!r}: write a number from 1 on")
+        # raises ValueError, which names the network
+        webhooks.parse_networks(settings.webhook_networks)
         return settings

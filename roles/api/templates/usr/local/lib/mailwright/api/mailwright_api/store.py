@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -14,49 +13,18 @@ from uuid import UUID
 import psycopg
 from ansible_collections.mailwright.server.plugins.module_utils.sending import ids, key_rows, keys
 from ansible_collections.mailwright.server.plugins.module_utils.sending.envelope import new_token
-from psycopg_pool import AsyncConnectionPool
 
 from . import problems
+from .email_rows import EmailRows, find_suppressed
 from .outgoing import Idempotency, Outgoing
-from .settings import DATABASE
+from .statistic_rows import StatisticRows
+from .store_hooks import HookStore
+from .stream_rows import StreamRows
+from .template_rows import TemplateRows
 
-CONNECTIONS = 6
 
-
-class Store:
-    """A pool of connections as the role mailwright_api."""
-
-    def __init__(self) -> None:
-        self.pool = AsyncConnectionPool(
-            f"{DATABASE} user=mailwright_api",
-            min_size=2,
-            max_size=CONNECTIONS,
-            timeout=5,
-            open=False,
-            kwargs={"autocommit": True},
-        )
-
-    async def open(self) -> None:
-        await self.pool.open()
-
-    async def close(self) -> None:
-        await self.pool.close()
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
-        try:
-            async with self.pool.connection() as connection:
-                yield connection
-        # the server's own words may quote rows
-        except psycopg.OperationalError as error:
-            raise problems.unavailable() from error
-
-    @asynccontextmanager
-    async def _domain(self, domain: str) -> AsyncIterator[Any]:
-        """A transaction that sees the domain's rows."""
-        async with self._connection() as connection, connection.transaction():
-            await connection.execute("SELECT set_config('api.domain', %s, true)", (domain,))
-            yield connection
+class Store(EmailRows, HookStore, StatisticRows, StreamRows, TemplateRows):
+    """All of it."""
 
     async def find_key(self, key_id: str) -> tuple[str, list[str], bytes] | None:
         """Domain, scopes and hash of a key."""
@@ -77,23 +45,24 @@ class Store:
                 earlier = await self._earlier(connection, domain, idempotency)
                 if earlier is not None:
                     return earlier, True
-            addresses = {address.lower() for message in messages for address in message.composed.recipients}
-            cursor = await connection.execute(
-                "SELECT address FROM api.suppression WHERE domain = %s AND address = ANY(%s)", (domain, list(addresses))
-            )
-            suppressed = {row[0] for row in await cursor.fetchall()}
+            suppressed = await find_suppressed(connection, domain, messages)
             recipients = [
-                (ids.new_id(), message.id, address, new_token(), address.lower() in suppressed)
+                (
+                    ids.new_id(), message.id, address, new_token(), message.is_suppressed(address, suppressed),
+                    message.send_at, message.valid_for,
+                )
                 for message in messages
                 for address in message.composed.recipients
-            ]
+            ]  # fmt: skip
             response: dict[str, Any] = respond(suppressed)
             async with connection.pipeline():
                 await connection.execute(
-                    "INSERT INTO api.message (id, domain, key_id, message_id, sender, subject, content) "
-                    "SELECT m.id, %s, %s, m.message_id, m.sender, m.subject, m.content "
-                    "FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::bytea[]) "
-                    "AS m(id, message_id, sender, subject, content)",
+                    "INSERT INTO api.message (id, domain, key_id, message_id, sender, subject, content, stream, "
+                    "unsubscribe, send_at) "
+                    "SELECT m.id, %s, %s, m.message_id, m.sender, m.subject, m.content, m.stream, m.unsubscribe, "
+                    "m.send_at FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::bytea[], %s::text[], "
+                    "%s::boolean[], %s::timestamptz[]) "
+                    "AS m(id, message_id, sender, subject, content, stream, unsubscribe, send_at)",
                     (
                         domain,
                         key_id,
@@ -102,15 +71,20 @@ class Store:
                         [message.composed.sender for message in messages],
                         [message.composed.subject for message in messages],
                         [message.composed.content for message in messages],
+                        [message.stream for message in messages],
+                        [message.unsubscribe for message in messages],
+                        [message.send_at for message in messages],
                     ),
                 )
-                columns: list[list[Any]] = [list(column) for column in zip(*recipients, strict=True)] or [[]] * 5
+                columns: list[list[Any]] = [list(column) for column in zip(*recipients, strict=True)] or [[]] * 7
                 await connection.execute(
-                    "INSERT INTO api.recipient (id, message, domain, address, token, status) "
+                    "INSERT INTO api.recipient (id, message, domain, address, token, status, not_before, "
+                    "expires_at) "
                     "SELECT r.id, r.message, %s, r.address, r.token, "
-                    "CASE WHEN r.suppressed THEN 'suppressed' ELSE 'queued' END "
-                    "FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::boolean[]) "
-                    "AS r(id, message, address, token, suppressed)",
+                    "CASE WHEN r.suppressed THEN 'suppressed' ELSE 'queued' END, coalesce(r.send_at, now()), "
+                    "coalesce(r.send_at, now()) + make_interval(secs => r.valid_for) "
+                    "FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::boolean[], %s::timestamptz[], "
+                    "%s::int[]) AS r(id, message, address, token, suppressed, send_at, valid_for)",
                     (domain, *columns),
                 )
                 await connection.execute(
@@ -158,7 +132,8 @@ class Store:
         """Messages older than that one with their recipients, newest first."""
         async with self._domain(domain) as connection:
             cursor = await connection.execute(
-                "SELECT id, message_id, sender, subject, created_at FROM api.message WHERE domain = %(domain)s "
+                "SELECT id, message_id, sender, subject, created_at, stream, send_at "
+                "FROM api.message WHERE domain = %(domain)s "
                 "AND (%(after)s::uuid IS NULL OR id < %(after)s) AND (%(only)s::uuid IS NULL OR id = %(only)s) "
                 "ORDER BY id DESC LIMIT %(limit)s",
                 {"domain": domain, "after": after, "only": only, "limit": limit},
@@ -166,7 +141,7 @@ class Store:
             found = {
                 row[0]: {
                     "id": row[0], "message_id": row[1], "sender": row[2], "subject": row[3], "created_at": row[4],
-                    "recipients": [],
+                    "stream": row[5], "send_at": row[6], "recipients": [],
                 }
                 for row in await cursor.fetchall()
             }  # fmt: skip
@@ -191,7 +166,12 @@ class Store:
         return None if row is None else bytes(row[0])
 
     async def events(
-        self, domain: str, limit: int, after: int = 0, email: UUID | None = None
+        self,
+        domain: str,
+        limit: int,
+        after: int = 0,
+        email: UUID | None = None,
+        kinds: Sequence[str] | None = None,
     ) -> list[dict[str, Any]] | None:
         """Events after that one, oldest first; None when the message does not exist."""
         async with self._domain(domain) as connection:
@@ -205,40 +185,43 @@ class Store:
                 "SELECT e.id, e.message, e.kind, e.at, r.address, e.address, e.relay, e.code, e.detail "
                 "FROM api.event e JOIN api.recipient r ON r.id = e.recipient "
                 "WHERE e.domain = %(domain)s AND e.id > %(after)s "
-                "AND (%(email)s::uuid IS NULL OR e.message = %(email)s) ORDER BY e.id LIMIT %(limit)s",
-                {"domain": domain, "after": after, "email": email, "limit": limit},
+                "AND (%(email)s::uuid IS NULL OR e.message = %(email)s) "
+                "AND (%(kinds)s::text[] IS NULL OR e.kind = ANY(%(kinds)s)) ORDER BY e.id LIMIT %(limit)s",
+                {"domain": domain, "after": after, "email": email, "kinds": kinds, "limit": limit},
             )
             names = ("id", "email", "kind", "at", "recipient", "address", "relay", "code", "detail")
             return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
 
     async def suppressions(
-        self, domain: str, limit: int, after: str = "", only: str | None = None
+        self, domain: str, limit: int, after: tuple[str, str] = ("", ""), only: tuple[str, str] | None = None
     ) -> list[dict[str, Any]]:
-        """Suppressed addresses after that one, by address."""
+        """Suppressed addresses after that one, by address and stream; only is one of them."""
         async with self._domain(domain) as connection:
             cursor = await connection.execute(
-                "SELECT address, reason, detail, created_at FROM api.suppression WHERE domain = %(domain)s "
-                "AND address > %(after)s AND (%(only)s::text IS NULL OR address = %(only)s) "
-                "ORDER BY address LIMIT %(limit)s",
-                {"domain": domain, "after": after, "only": only, "limit": limit},
+                "SELECT address, nullif(stream, ''), reason, detail, created_at FROM api.suppression "
+                "WHERE domain = %s AND (address, stream) > (%s, %s) "
+                "AND (%s::text IS NULL OR (address, stream) = (%s, %s)) "
+                "ORDER BY address, stream LIMIT %s",
+                (domain, *after, only and only[0], *(only or ("", "")), limit),
             )
-            names = ("address", "reason", "detail", "created_at")
+            names = ("address", "stream", "reason", "detail", "created_at")
             return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
 
-    async def suppress(self, domain: str, address: str) -> None:
+    async def suppress(self, domain: str, address: str, stream: str) -> None:
         """Add an address by hand; one that is there already stays as it is."""
         async with self._domain(domain) as connection:
             await connection.execute(
-                "INSERT INTO api.suppression (domain, address, reason) VALUES (%s, %s, 'manual') "
+                "INSERT INTO api.suppression (domain, address, stream, reason) VALUES (%s, %s, %s, 'manual') "
                 "ON CONFLICT DO NOTHING",
-                (domain, address),
+                (domain, address, stream),
             )
 
-    async def lift_suppression(self, domain: str, address: str) -> bool:
-        """Whether it was there."""
+    async def lift_suppression(self, domain: str, address: str, stream: str) -> bool:
+        """Whether it was lifted: row-level security keeps complaints."""
         async with self._domain(domain) as connection:
             cursor = await connection.execute(
-                "DELETE FROM api.suppression WHERE domain = %s AND address = %s", (domain, address)
+                "DELETE FROM api.suppression WHERE domain = %s AND address = %s AND stream = %s",
+                (domain, address, stream),
             )
         return bool(cursor.rowcount)
 
@@ -300,6 +283,12 @@ class Store:
         async with self._connection() as connection:
             cursor = await connection.execute("SELECT status, count FROM api.counts()")
             return dict(await cursor.fetchall())
+
+    async def figures(self) -> list[tuple[str, str, int]]:
+        """For the metrics: name, label, how many."""
+        async with self._connection() as connection:
+            cursor = await connection.execute("SELECT name, label, count FROM api.figures()")
+            return [(row[0], row[1], row[2]) for row in await cursor.fetchall()]
 
 
 def _name_taken() -> problems.ApiError:

@@ -1,0 +1,55 @@
+# Managed by mailwright: changes are overwritten.
+"""Connections of the web service to its database, as the role mailwright_api."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from . import problems
+from .outgoing import ACTOR
+from .settings import DATABASE
+
+CONNECTIONS = 6
+
+
+class Database:
+    """A pool of connections."""
+
+    def __init__(self) -> None:
+        self.pool = AsyncConnectionPool(
+            f"{DATABASE} user=mailwright_api",
+            min_size=2,
+            max_size=CONNECTIONS,
+            timeout=5,
+            open=False,
+            kwargs={"autocommit": True},
+        )
+
+    async def open(self) -> None:
+        await self.pool.open()
+
+    async def close(self) -> None:
+        await self.pool.close()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        try:
+            async with self.pool.connection() as connection:
+                yield connection
+        # the server's own words may quote rows
+        except psycopg.OperationalError as error:
+            raise problems.unavailable() from error
+
+    @asynccontextmanager
+    async def _domain(self, domain: str) -> AsyncIterator[Any]:
+        """A transaction that sees the domain's rows."""
+        async with self._connection() as connection, connection.transaction():
+            await connection.execute(
+                "SELECT set_config('api.domain', %s, true), set_config('api.actor', %s, true)", (domain, ACTOR.get())
+            )
+            yield connection

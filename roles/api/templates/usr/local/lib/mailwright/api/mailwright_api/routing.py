@@ -1,0 +1,144 @@
+# Managed by mailwright: changes are overwritten.
+"""What all routes have in common: the key, its scope, and the parameters that many of them take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, NamedTuple, TypeVar
+from uuid import UUID, uuid4
+
+from ansible_collections.mailwright.server.plugins.module_utils.model.values import parse_email
+from ansible_collections.mailwright.server.plugins.module_utils.sending import compose, keys
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.routing import APIRoute
+
+from .outgoing import ACTOR
+from .problems import ApiError
+
+BASE = "/api/v1"
+# Nobody has to say who they are for these.
+PUBLIC = "public"
+# Only on the service's own socket: nginx does not pass it on.
+HOST = "host"
+# Composing a large message takes several times its size in memory: one at a time.
+LARGE = 1_000_000
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Caller(NamedTuple):
+    """Who asks: the key, its domain, and what it may do."""
+
+    key_id: str
+    domain: str
+    scopes: tuple[str, ...]
+
+
+def scope(name: str) -> Callable[[F], F]:
+    """Declare what a route needs."""
+
+    def declare(endpoint: F) -> F:
+        # a function has no such attribute for the type checker; the walk over all routes reads it
+        endpoint.scope = name  # type: ignore[attr-defined]
+        return endpoint
+
+    return declare
+
+
+class ScopedRoute(APIRoute):
+    """Asks for the key before anything of the request's body is read."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        needed = getattr(endpoint, "scope", None)
+        if needed not in (*keys.SCOPES, PUBLIC, HOST):
+            raise TypeError(f"{path}: declares no scope")
+        self.scope: str = needed
+        options["openapi_extra"] = {
+            "x-scope": needed,
+            **({} if needed in (PUBLIC, HOST) else {"security": [{"key": []}]}),
+        }
+        super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def run(request: Request) -> Response:
+            if self.scope not in (PUBLIC, HOST):
+                request.state.caller = await authenticate(request, self.scope)
+            return await handler(request)
+
+        return run
+
+
+async def authenticate(request: Request, needed: str) -> Caller:
+    """The key's owner. Raises ApiError: 401 without a key that is known, 403 when it lacks the scope."""
+    kind, _space, text = request.headers.get("authorization", "").partition(" ")
+    refused = ApiError(
+        401, "unauthorized", "Send a valid key: Authorization: Bearer mw_…", headers={"www-authenticate": "Bearer"}
+    )
+    if kind.lower() != "bearer":
+        raise refused
+    try:
+        key = keys.parse(text.strip())
+    except ValueError:
+        raise refused from None
+    found = await request.app.state.store.find_key(key.id)
+    if found is None or not keys.matches(key, found[2]):
+        raise refused
+    caller = Caller(key.id, found[0], tuple(found[1]))
+    ACTOR.set(key.id)
+    if needed not in caller.scopes:
+        raise ApiError(403, "forbidden", f"The key lacks the scope {needed}.")
+    return caller
+
+
+def caller_of(request: Request) -> Caller:
+    """What authenticate found."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+Known = Annotated[Caller, Depends(caller_of)]
+Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
+EmailId = Annotated[UUID, Path(description="The message's id.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=r"^[!-~]{1,255}$",
+        description="Any text of yours for this request. Sent again within 24 hours, it gives the same answer, and "
+        "nothing is sent twice.",
+    ),
+]
+
+# bigint's
+EventCursor = Annotated[int, Query(ge=0, lt=2**63, description="The event after which to go on.")]
+
+
+def new_router() -> APIRouter:
+    """A router whose routes each declare a scope."""
+    return APIRouter(prefix=BASE, route_class=ScopedRoute)
+
+
+def request_id(request: Request) -> str:
+    """What nginx called the request, so that its log can be found."""
+    given = request.headers.get("x-request-id", "")
+    return given if re.fullmatch(r"[0-9a-f]{32}", given) else uuid4().hex
+
+
+def checked_address(text: str, pointer: str = "/address") -> str:
+    """The address in small letters. Raises ApiError."""
+    try:
+        return parse_email(text).lower()
+    except ValueError as error:
+        raise ApiError(
+            422, "invalid_request", "This is not an address.", [compose.Problem(pointer, str(error))]
+        ) from None
+
+
+def check_printable(text: str) -> str:
+    """The parameter, if PostgreSQL can compare it: a NUL or half of a surrogate pair is no text there."""
+    if not text.isprintable():
+        raise ApiError(422, "invalid_request", "A parameter holds a control character.")
+    return text

@@ -1,0 +1,31 @@
+# Managed by mailwright: changes are overwritten.
+"""Figures from the database."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+from .database import Database
+
+_NAMES = "accepted, delivered, deferred, bounced, expired, complained, unsubscribed"
+
+
+class StatisticRows(Database):
+    """A part of the store."""
+
+    async def daily_figures(self, domain: str, first: date, last: date) -> list[dict[str, Any]]:
+        """By day and provider. The days that the dispatcher has not summed up yet are counted now."""
+        async with self._domain(domain) as connection:
+            cursor = await connection.execute(
+                # the dispatcher sums up all days but today, and yesterday's may still change for an hour
+                f"WITH live AS (SELECT (now() AT TIME ZONE 'UTC')::date - 1 AS day) "  # noqa: S608
+                f"SELECT day, provider, {_NAMES} FROM api.statistic WHERE domain = %(domain)s "
+                "AND day BETWEEN %(first)s AND %(last)s AND day < (SELECT day FROM live) "
+                f"UNION ALL SELECT day, provider, {_NAMES} "
+                "FROM api.daily_figures((SELECT day FROM live)::timestamp AT TIME ZONE 'UTC') "
+                "WHERE domain = %(domain)s AND day BETWEEN %(first)s AND %(last)s ORDER BY day, provider",
+                {"domain": domain, "first": first, "last": last},
+            )
+            names = ("day", "provider", *_NAMES.split(", "))
+            return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]

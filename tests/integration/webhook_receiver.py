@@ -1,0 +1,68 @@
+# Copyright: mailwright contributors
+# GNU General Public License v3.0-or-later (see COPYING)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Somebody's receiver of webhooks, for peer: notes each request as a line of JSON, and answers what the path asks for.
+
+/status/NUMBER is answered with it, /redirect/URL leads there, /slow never answers, /flaky fails twice and is well then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import ssl
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+LOCK = threading.Lock()
+
+
+class Handler(BaseHTTPRequestHandler):
+    log = ""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        entry = {
+            "path": self.path,
+            "at": time.time(),
+            "headers": {name.lower(): value for name, value in self.headers.items()},
+            "body": base64.b64encode(body).decode(),
+        }
+        with LOCK, open(self.log, "a+", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+            stream.seek(0)
+            times = sum(json.loads(line)["path"] == self.path for line in stream)
+        kind, _slash, rest = self.path.lstrip("/").partition("/")
+        if kind == "slow":
+            time.sleep(60)
+        status = {"status": int(rest) if rest.isdigit() else 200, "redirect": 307, "flaky": 500 if times < 3 else 204}
+        self.send_response(status.get(kind, 200))
+        if kind == "redirect":
+            self.send_header("Location", rest)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_arguments: object) -> None:
+        """Nothing: what came is in the file."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--log", required=True)
+    parser.add_argument("--certificate")
+    parser.add_argument("--key")
+    options = parser.parse_args()
+    Handler.log = options.log
+    server = ThreadingHTTPServer(("0.0.0.0", options.port), Handler)
+    if options.certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.certificate, options.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
