@@ -162,6 +162,16 @@ FEATURE_OPTIONS: Options = {
         "default": True,
         "description": "Tell the domains that mail came from, once a day, how it fared by their DMARC policy.",
     },
+    "metrics": {
+        "type": "bool",
+        "default": False,
+        "description": "Offer figures of all services to a Prometheus elsewhere, at C(https://<mail_hostname>/metrics/).",
+    },
+    "prometheus": {
+        "type": "bool",
+        "default": False,
+        "description": "Run a Prometheus on the host itself, with the alert rules. Needs O(mail_features.metrics).",
+    },
 }
 
 ACME_DNS_OPTIONS: Options = {

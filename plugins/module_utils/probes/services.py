@@ -35,6 +35,10 @@ UNITS: tuple[tuple[str, str | None], ...] = (
     ("mailwright-api.service", "api"),
     ("mailwright-dispatch.service", "api"),
     ("mailwright-index.timer", "fulltext"),
+    ("mailwright-exporter.service", "metrics"),
+    ("prometheus-node-exporter.service", "metrics"),
+    ("prometheus-postgres-exporter.service", "metrics"),
+    ("prometheus.service", "prometheus"),
     ("mailwright-reports.timer", None),
     ("mailwright-dmarc-reports.timer", "dmarc_reports"),
 )
