@@ -242,7 +242,7 @@ UNITS = {
 }
 
 # Their own tests have the inventories with which all their templates are used.
-ELSEWHERE = {"acme", "backup", "transaction"}
+ELSEWHERE = {"acme", "backup", "metrics", "transaction"}
 
 RESOLVE = """import dns.resolver as r
 q = r.Resolver(configure=False)

@@ -405,7 +405,8 @@ def test_a_bare_server_gets_every_role_and_database() -> None:
         (None, "role dovecot"),
         (None, "role roundcube"),
         (None, "role reports"),
-        (None, "database mailwright owner=mailwright connect=dovecot,postfix,reports,roundcube"),
+        (None, "role monitor"),
+        (None, "database mailwright owner=mailwright connect=dovecot,monitor,postfix,reports,roundcube"),
         (None, "database roundcube owner=roundcube"),
     ]
     assert cluster.steps(GOOD_ROLES, GOOD_DATABASES, "mailwright") == []

@@ -11,8 +11,10 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 # Database roles that log in by peer authentication; none of them has a password.
-ROLES = ("mailwright", "postfix", "dovecot", "roundcube", "reports")
+ROLES = ("mailwright", "postfix", "dovecot", "roundcube", "reports", "monitor")
 OWNER = "mailwright"
+# reads the server's own statistics, and no table
+MONITOR = "monitor"
 WEBMAIL = "roundcube"
 
 _ATTRIBUTES = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
@@ -80,6 +82,8 @@ def _role_steps(roles: Mapping[str, Role], names: Collection[str]) -> list[Step]
             statements.append(f'CREATE ROLE "{name}" {_ATTRIBUTES}')
         elif not role.login or role.powerful:
             statements.append(f'ALTER ROLE "{name}" {_ATTRIBUTES}')
+        if statements and name == MONITOR:
+            statements.append(f'GRANT pg_monitor TO "{MONITOR}"')
         # Details of a failed statement hold whole rows, hashes included: they must not reach the server's log.
         if name == OWNER and "log_error_verbosity=terse" not in (role.settings if role else ()):
             statements.append(f"ALTER ROLE \"{name}\" SET log_error_verbosity = 'terse'")

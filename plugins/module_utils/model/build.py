@@ -268,6 +268,8 @@ class _Builder:
     def build(self, values: dict[str, Any], default_addresses: Iterable[object]) -> Model:
         hostname = self.attempt("mail_hostname", parse_hostname, values["mail_hostname"]) or ""
         features = {name: value is True for name, value in values["mail_features"].items()}
+        if features["prometheus"] and not features["metrics"]:
+            self.problems.error("mail_features.prometheus", "true needs mail_features.metrics: true, which it reads")
         quota = self.attempt("mail_quota", parse_size, values["mail_quota"])
         # hosted names first: what a domain's mailboxes and aliases refer to depends on all of them
         named = [(path, entry, self.domain(path, entry)) for path, entry in values["domains"]]

@@ -180,6 +180,16 @@ FEATURE_OPTIONS: Options = {
         "default": False,
         "description": "Encrypt messages where they are stored, with a key of the host that must not be lost.",
     },
+    "metrics": {
+        "type": "bool",
+        "default": False,
+        "description": "Offer figures of all services to a Prometheus elsewhere, at C(https://<mail_hostname>/metrics/).",
+    },
+    "prometheus": {
+        "type": "bool",
+        "default": False,
+        "description": "Run a Prometheus on the host itself, with the alert rules. Needs O(mail_features.metrics).",
+    },
 }
 
 ACME_DNS_OPTIONS: Options = {

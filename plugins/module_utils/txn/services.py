@@ -36,6 +36,7 @@ CONFIGURED = {
     "clamav": ("clamav-daemon.service", "clamav-freshclam.service"),
     "dovecot": ("dovecot.service",),
     "firewall": ("nftables.service", "fail2ban.service"),
+    "metrics": ("mailwright-exporter.service", "prometheus.service", "nginx.service"),
     "mta_sts": ("postfix-mta-sts-resolver.service",),
     "postfix": (POSTFIX, "postsrsd.service"),
     "postgresql": ("postgresql@17-main.service",),
