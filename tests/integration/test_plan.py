@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.mailwright.server.plugins.module_utils.model.spec import FEATURE_OPTIONS
 from ansible_collections.mailwright.server.tests.integration.throwaway import (
     EVERYTHING,
     Result,
@@ -148,7 +149,8 @@ def installed(host: Target, plan: Listed, tmp_path_factory: pytest.TempPathFacto
     So what packages bring can be told from what the collection writes.
     """
     defaults = yaml.safe_load((CHECKOUT / "roles/base/defaults/main.yml").read_text())["base_packages"]
-    names = sorted({name for group in defaults.values() for name in group})
+    off = {name for name, option in FEATURE_OPTIONS.items() if option["default"] is False}
+    names = sorted({name for group, packages in defaults.items() if group not in off for name in packages})
     before = versions(host)
     path = tmp_path_factory.mktemp("packages") / "packages.yml"
     task = {"name": "Install", "mailwright.server.packages": {"name": names}}

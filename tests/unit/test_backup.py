@@ -279,7 +279,7 @@ def test_what_need_not_be_asked_again(line: str, final: bool) -> None:
 def test_what_a_service_refuses_is_said(said_last: str, kind: type[BackupError], message: str) -> None:
     restic = Restic(Settings("mx1.acme.test", "s3:https://store.test/mx1/"))
     error = restic.error("cat", subprocess.CompletedProcess([], 1, "", said_last))
-    assert type(error) is kind and message in str(error)
+    assert error.__class__ is kind and message in str(error)
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:

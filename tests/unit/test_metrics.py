@@ -26,13 +26,21 @@ SENT = (
     ("identifier", "line", "found"),
     [
         ("postfix/smtpd", "4dHj2k0Xz1z3: client=peer.test[192.0.2.1]", Accepted("smtp")),
-        ("postfix/submissions/smtpd", "4dHj2k0Xz1z3: client=unknown[192.0.2.1], sasl_method=PLAIN", Accepted("submissions")),
+        (
+            "postfix/submissions/smtpd",
+            "4dHj2k0Xz1z3: client=unknown[192.0.2.1], sasl_method=PLAIN",
+            Accepted("submissions"),
+        ),
         ("postfix/srs/smtpd", "4dHj2k0Xz1z3: client=localhost[127.0.0.1]", None),
         ("postfix/pickup", "4dHj2k0Xz1z3: uid=0 from=<root>", Accepted("local")),
         ("postfix/lmtp", SENT, Delivery("lmtp", "sent", 0.31)),
         ("postfix/relay/smtp", SENT.replace("status=sent", "status=deferred"), Delivery("smtp", "deferred", 0.31)),
         ("postfix/srs/smtp", SENT, None),
-        ("postfix/qmgr", "4dHj2k0Xz1z3: from=<a@acme.test>, status=expired, returned to sender", Delivery("queue", "expired", 0.0)),
+        (
+            "postfix/qmgr",
+            "4dHj2k0Xz1z3: from=<a@acme.test>, status=expired, returned to sender",
+            Delivery("queue", "expired", 0.0),
+        ),
         (
             "postfix/smtpd",
             "NOQUEUE: reject: RCPT from peer.test[192.0.2.1]: 550 5.1.1 <x@acme.test>: Recipient address rejected",
@@ -64,7 +72,7 @@ def test_what_another_server_says_is_no_status(words: str) -> None:
 
 
 def test_the_queue_is_counted() -> None:
-    one = b"queue_name\0%s\0queue_id\0A1\0time\0 1\0size\0 9\0forced_expire\0 0\0sender\0queue_name\0recipient\0b@x\0reason\0\0\0"
+    one = b"queue_name\0%s\0queue_id\0A1\0time\0 1\0size\0 9\0sender\0queue_name\0recipient\0b@x\0reason\0\0\0"
     assert queue(one % b"active" + one % b"deferred" + one % b"deferred") == {
         "incoming": 0, "active": 1, "deferred": 2, "hold": 0, "maildrop": 0,
     }  # fmt: skip

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ def queue(answer: bytes) -> dict[str, int]:
     """Messages by queue, in what showq(8) sends: attributes, each a name and a value ended by NUL."""
     counts = dict.fromkeys(QUEUES, 0)
     fields = answer.split(b"\0")
-    for name, value in zip(fields, fields[1:], strict=False):
+    for name, value in itertools.pairwise(fields):
         if name == b"queue_name" and value.decode("ascii", "replace") in counts:
             counts[value.decode()] += 1
     return counts
