@@ -8,6 +8,7 @@ What the host is, is read from the file system, the firewall and systemd, never 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
