@@ -35,7 +35,11 @@ ELSEWHERE = ["192.0.2.1"]
 LEFT = re.compile(
     r"/var/lib/mailwright/(txn|snapshots)(/.*)?|/var/lib/mailwright(/config)?|/var/lib/mailwright/config/\.lock"
 )
-UNITS = "systemctl list-units --type=service,timer,socket --state=active --plain --no-legend | cut -d' ' -f1"
+# those of the first boot alone do not come again
+UNITS = (
+    "systemctl list-units --type=service,timer,socket --state=running,waiting,listening --plain --no-legend"
+    " | cut -d' ' -f1"
+)
 # The firewall's role alone, with the transaction that site gives it.
 FIREWALL = """
 - hosts: mailservers
