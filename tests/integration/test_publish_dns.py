@@ -110,8 +110,8 @@ def wrong_credentials(_customer: Customer, host: dict[str, Any]) -> None:
 
 
 def refused_connection(customer: Customer, host: dict[str, Any]) -> None:
-    # peer has no name server
-    host["mail_dns"]["providers"]["ns1"]["server"] = customer.lab.address("peer")
+    # nobody listens there (discard)
+    host["mail_dns"]["providers"]["ns1"] |= {"server": customer.lab.address("peer"), "port": 9}
 
 
 def missing_zone(_customer: Customer, host: dict[str, Any]) -> None:
