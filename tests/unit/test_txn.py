@@ -18,6 +18,7 @@ import pytest
 from ansible_collections.mailwright.server.plugins.module_utils.packages import store
 from ansible_collections.mailwright.server.plugins.module_utils.probes import transaction
 from ansible_collections.mailwright.server.plugins.module_utils.txn import bundle, health, launch, signatures, snapshot
+from ansible_collections.mailwright.server.plugins.module_utils.txn.services import told_outcome
 from ansible_collections.mailwright.server.plugins.module_utils.txn.storage import TransactionError
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
@@ -182,3 +183,18 @@ def test_the_engine_is_one_file_that_needs_nothing_but_python(tmp_path: Path) ->
     assert outside <= {"__main__", "ansible_collections"}, outside
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         assert not [name for name in archive.namelist() if "ansible/module_utils" in name]
+
+
+def test_a_delivery_whose_outcome_waits_to_be_heard_has_ended() -> None:
+    sockets = (
+        'u_dgr ESTAB 9 0 * 7 * 1 users:(("qmgr",pid=70,fd=7))\n'
+        'u_str ESTAB 25 0 * 11 * 12 users:(("qmgr",pid=70,fd=9))\n'
+        'u_str ESTAB 0 0 private/lmtp 12 * 11 users:(("lmtp",pid=71,fd=6))\n'
+        'u_str ESTAB 0 0 * 21 * 22 users:(("qmgr",pid=70,fd=10))\n'
+        'u_str ESTAB 0 0 private/smtp 22 * 21 users:(("smtp",pid=72,fd=6))\n'
+        'u_str ESTAB 25 0 * 31 * 32 users:(("auth",pid=73,fd=6))\n'
+        'u_str ESTAB 0 0 * 32 * 31 users:(("smtpd",pid=74,fd=6))\n'
+        "u_str ESTAB 25 0 * 41 * 42\n"
+    )
+    assert told_outcome(sockets) == {71}
+    assert told_outcome("") == set()

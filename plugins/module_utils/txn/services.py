@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -241,6 +242,21 @@ def quiet() -> None:
         time.sleep(0.02)
 
 
+def told_outcome(sockets: str) -> set[int]:
+    """Processes whose last words the queue manager has not read yet, in what `ss -Hxnp` prints (ss(8))."""
+    owners: dict[str, list[int]] = {}
+    unread = []
+    for line in sockets.splitlines():
+        fields = line.split()
+        # type, state, bytes to read, bytes sent, path and inode, the other end's path and inode, who has it open
+        if len(fields) < 9 or fields[0] != "u_str":
+            continue
+        owners[fields[5]] = [int(pid) for pid in re.findall(r"pid=(\d+)", fields[8])]
+        if fields[2] != "0" and '"qmgr"' in fields[8]:
+            unread.append(fields[7])
+    return {pid for inode in unread for pid in owners.get(inode, [])}
+
+
 def _named(name: str) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/comm"):
@@ -251,8 +267,13 @@ def _named(name: str) -> list[int]:
 
 
 def _under_way(managers: Collection[int]) -> tuple[bool, bool]:
-    """Whether a message is being received, and whether one is being delivered: who has its file open."""
+    """Whether a message is being received, and whether one is being delivered: who has its file open.
+
+    A delivery has ended when its outcome is noted in the message's file and told to the queue manager. The process
+    keeps the file open until that one has heard it, which is held.
+    """
     receiving = delivering = False
+    told = told_outcome(output(["ss", "-Hxnp"]))
     group = output(["systemctl", "show", "-P", "ControlGroup", POSTFIX]).strip()
     for pid in _processes(group) if group else ():
         if int(pid) in managers:
@@ -261,5 +282,5 @@ def _under_way(managers: Collection[int]) -> tuple[bool, bool]:
             with contextlib.suppress(OSError):
                 target = os.readlink(link)
                 receiving = receiving or target.startswith((f"{SPOOL}/incoming/", f"{SPOOL}/maildrop/"))
-                delivering = delivering or target.startswith(f"{SPOOL}/active/")
+                delivering = delivering or (int(pid) not in told and target.startswith(f"{SPOOL}/active/"))
     return receiving, delivering
