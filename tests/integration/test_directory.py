@@ -173,12 +173,12 @@ def test_from_nothing_to_everything_and_nothing_more_to_do(bare: Directory) -> N
     nowhere = bare.run(check=True, socket="/nonexistent")
     assert nowhere["changed"]
     assert [row for row in nowhere["rows"] if row.startswith("+ role")] == [
-        f"+ role {name}" for name in ("mailwright", "postfix", "dovecot", "roundcube", "reports")
+        f"+ role {name}" for name in ("mailwright", "postfix", "dovecot", "roundcube", "reports", "monitor")
     ]
     assert shell(f"test -e {KEY_FILE}", check=False).returncode
     rows = bare.apply()
     for row in (
-        f"+ database {DBNAME} owner=mailwright connect=dovecot,postfix,reports,roundcube",
+        f"+ database {DBNAME} owner=mailwright connect=dovecot,monitor,postfix,reports,roundcube",
         "+ migration 1 domains, mailboxes, aliases, senders",
         f"+ key {KEY_FILE}",
         "+ domain acme.test enabled=yes",
