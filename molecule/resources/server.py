@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import Any
 
+from ansible_collections.mailwright.server.plugins.module_utils.model.spec import FEATURE_OPTIONS
 from connection import Lab, message, wait_until
 
 
@@ -36,7 +37,7 @@ class Server:
         return self.lab.address(self.host)
 
     def feature(self, name: str) -> bool:
-        return bool(self.variables.get("mail_features", {}).get(name, True))
+        return bool(self.variables.get("mail_features", {}).get(name, FEATURE_OPTIONS[name]["default"]))
 
     def trust(self) -> ssl.SSLContext:
         """Trusts the lab's CA where a certificate was given, otherwise the one that the host made for itself."""

@@ -122,6 +122,8 @@ def before(server: Server) -> Iterator[State]:
         wait_until(lambda: reached(server), 120, "the host can be reached", every=1)
         if found.differences(State.of(server)):
             assert apply(server).returncode == 0
+        # the status report would tell of what this test has had undone
+        server.run(f"rm -rf {TXN}/2*")
 
 
 def locked_out(server: Server, before: State, *arguments: str) -> None:

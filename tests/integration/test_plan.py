@@ -36,8 +36,9 @@ PRODUCTS = {
 }
 
 # What services keep as their data once they run.
-SERVICES = "postgresql|redis|rspamd|clamav|fail2ban|postfix|dovecot|nginx|php|unbound|mta-sts|mailwright-index"
-DATA = re.compile(rf"/var/(cache|spool|vmail|lib/({SERVICES}))(/.*)?")
+SERVICES = "postgresql|redis|rspamd|clamav|fail2ban|postfix|dovecot|nginx|php|unbound|mta-sts"
+OWN = "mailwright-index|mailwright-tls-results"
+DATA = re.compile(rf"/var/(cache|spool|vmail|lib/({SERVICES}|{OWN}))(/.*)?")
 
 
 @dataclass
