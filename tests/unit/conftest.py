@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import pytest
 from ansible.module_utils import _internal
+from hypothesis import settings
+
+# a busy machine is no finding
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture
