@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence, Set
-from contextlib import asynccontextmanager
+from collections.abc import Sequence, Set
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import psycopg
 from ansible_collections.mailwright.server.plugins.module_utils.sending import (
     arf,
     dsn,
@@ -19,9 +17,8 @@ from ansible_collections.mailwright.server.plugins.module_utils.sending import (
     postfix_log,
     suppression,
 )
-from psycopg_pool import AsyncConnectionPool
 
-from .settings import DATABASE
+from .leases import Leases
 
 LOCK = 0x6D617069
 
@@ -73,32 +70,13 @@ class Seen(NamedTuple):
     at: datetime
 
 
-class Outbox:
+class Outbox(Leases):
     """A pool of connections as the role mailwright_dispatch."""
 
     def __init__(self, connections: int) -> None:
-        self.conninfo = f"{DATABASE} user=mailwright_dispatch"
-        self.pool = AsyncConnectionPool(
-            self.conninfo, min_size=2, max_size=connections, timeout=30, open=False, kwargs={"autocommit": True}
-        )
+        super().__init__("mailwright_dispatch", LOCK, 2, connections)
         # The recorder and the follower change the same rows; one at a time they cannot block each other.
         self.writing = asyncio.Lock()
-
-    async def open(self) -> None:
-        await self.pool.open()
-
-    @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """While open, no other dispatcher works: an older one may still be ending. Raises TimeoutError."""
-        async with await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True) as connection:
-            async with asyncio.timeout(60):
-                await connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
-            yield
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[Any]:
-        async with self.pool.connection() as connection, connection.transaction():
-            yield connection
 
     async def lease(self, most: int, seconds: float, deadline: float) -> list[Job]:
         """Take what is due."""
@@ -298,8 +276,8 @@ class Outbox:
         """Forget what is old and finished; what is not finished stays, however old it is."""
         async with self._transaction() as connection:
             await connection.execute("DELETE FROM api.idempotency WHERE created_at < now() - interval '24 hours'")
-            for table, column in (("unsubscribe_link", "created_at"), ("statistic", "day")):
-                await connection.execute(f"DELETE FROM api.{table} WHERE {column} < now() - interval '400 days'")  # noqa: S608
+            await connection.execute("DELETE FROM api.unsubscribe_link WHERE created_at < now() - interval '400 days'")
+            await connection.execute("DELETE FROM api.statistic WHERE day < now() - interval '400 days'")
             await connection.execute(
                 "DELETE FROM api.inbound_message WHERE created_at < now() - make_interval(days => %s)", (keep_days,)
             )

@@ -16,8 +16,7 @@ import random
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -25,11 +24,11 @@ from uuid import UUID
 import httpcore
 import psycopg
 from ansible_collections.mailwright.server.plugins.module_utils.sending import inbound, webhooks
-from psycopg_pool import AsyncConnectionPool
 from systemd import daemon
 
 from .guard import Guard, RefusedError
-from .settings import DATABASE, Settings
+from .leases import Leases
+from .settings import Settings
 
 LOCK = 0x6D617770
 POST_SECONDS = 15.0
@@ -205,30 +204,11 @@ class Poster:
             await asyncio.sleep(PRUNE_SECONDS)
 
 
-class Queue:
+class Queue(Leases):
     """The deliveries, as the role mailwright_webhooks. Each method is one short transaction."""
 
     def __init__(self) -> None:
-        self.conninfo = f"{DATABASE} user=mailwright_webhooks"
-        self.pool = AsyncConnectionPool(
-            self.conninfo, min_size=1, max_size=6, timeout=30, open=False, kwargs={"autocommit": True}
-        )
-
-    async def open(self) -> None:
-        await self.pool.open()
-
-    @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """While open, no other process posts: an older one may still be ending. Raises TimeoutError."""
-        async with await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True) as connection:
-            async with asyncio.timeout(60):
-                await connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
-            yield
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[Any]:
-        async with self.pool.connection() as connection, connection.transaction():
-            yield connection
+        super().__init__("mailwright_webhooks", LOCK, 1, 6)
 
     async def lease(self, most: int, busy: Sequence[UUID]) -> list[Job]:
         """Take what is due, a few of each webhook."""
