@@ -145,7 +145,7 @@ def day_is_over(server: Server) -> None:
 def judge_letter(text: str) -> None:
     found = letters.read(text.encode(), "peer.peer.test")
     assert found.problems == ()
-    # signed by the domain that reports, says peer's OpenDKIM
+    # signed by the domain that reports, says peer
     assert (found.sender_domain, found.authenticated) == ("acme.test", True)
     mail = email.message_from_string(text, policy=email.policy.default)
     assert (mail["TLS-Report-Submitter"], mail.get_content_type()) == ("acme.test", "multipart/report")

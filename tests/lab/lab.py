@@ -84,6 +84,7 @@ IMAGES = {
         "peer",
         (
             "postfix",
+            "dkimpy-milter",
             "dovecot-imapd",
             "opendkim",
             "opendkim-tools",
