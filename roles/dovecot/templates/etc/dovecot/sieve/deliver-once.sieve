@@ -7,7 +7,7 @@ if allof (header :index 2 :matches "received" "* (Postfix*", header :index 2 :ma
     set "received" "${1}";
     if envelope :matches "to" "*" { set "to" "${1}"; }
     if header :index 1 :matches "x-original-to" "*" { set "original" "${1}"; }
-    if duplicate :handle "deliver-once" :seconds 3600 :uniqueid "${received} ${to} ${original}" {
+    if duplicate :handle "deliver-once" :seconds 900 :uniqueid "${received} ${to} ${original}" {
         discard;
         stop;
     }
