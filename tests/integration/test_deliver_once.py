@@ -17,13 +17,13 @@ import pytest
 from connection import wait_until
 
 if TYPE_CHECKING:
-    from ansible_collections.mailwright.server.tests.integration.conftest import Server, Stranger
+    from ansible_collections.mailwright.server.tests.integration.conftest import Server
 
 ADDRESS = "once@acme.test"
 HOME = "/var/vmail/acme.test/once"
 ALIASES = ("once-a@acme.test", "once-b@acme.test")
 LMTP = "/run/dovecot/postfix-lmtp"
-# Passes on what Postfix and Dovecot say, but for Dovecot's word that a message is stored: then it hangs up or is silent.
+# Passes on what Postfix and Dovecot say, but not that a message is stored: then it hangs up or is silent.
 RELAY = """
 import os, socket, sys, threading, time
 path, hang_up = sys.argv[1], sys.argv[2] == "cut"
@@ -82,7 +82,9 @@ def mailbox(server: Server) -> Iterator[str]:
 def unheard(server: Server, how: str) -> Iterator[None]:
     """Postfix does not hear that Dovecot has stored a message."""
     server.run("rm -f /root/relay.log; cat > /root/relay.py", data=RELAY)
-    server.run(f"systemd-run -q --unit lab-relay -p StandardOutput=file:/root/relay.log python3 /root/relay.py {LMTP} {how}")
+    server.run(
+        f"systemd-run -q --unit lab-relay -p StandardOutput=file:/root/relay.log python3 /root/relay.py {LMTP} {how}"
+    )
     try:
         wait_until(lambda: server.run(f"test -S {LMTP}.real && test -S {LMTP} && echo y", check=False), 10, "the relay")
         yield
@@ -154,7 +156,9 @@ def test_what_only_looks_the_same_is_delivered(server: Server, mailbox: str, tok
     wait_until(lambda: delivered(server, token, 3), 20, "a copy for each address that was written to")
     sends(server, token, mailbox, headers=headers)
     wait_until(lambda: delivered(server, token, 4), 20, "the same message, sent again")
-    stored = server.run(f"grep -rlsZ 'Subject: {token}' {HOME}/Maildir --include='*,S=*' | head -zn1 | xargs -0 cat | sed '/^$/q'")
+    stored = server.run(
+        f"grep -rlsZ 'Subject: {token}' {HOME}/Maildir --include='*,S=*' | head -zn1 | xargs -0 cat | sed '/^$/q'"
+    )
     trace = re.match(r"(?:\S.*\n(?:[ \t].*\n)*)*", stored)
     assert trace and trace[0].count("(Postfix") == 1, stored
     sends(server, f"{token}forged", mailbox, headers=re.sub(r"(?m)^(Subject|From|To|Date):.*\n", "", trace[0]))

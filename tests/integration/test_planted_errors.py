@@ -101,7 +101,7 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("postfix", "/etc/postfix/master.cf", "bad-type", added("2525 innet n - y - - smtpd")),
     ("postfix", "/etc/postfix/sql/domains.cf", "no-such-table", swapped("domain", "domein")),
     ("postfix", "/etc/postfix/sql/forwarded.cf", "no-such-table", swapped("directory.domain", "directory.domein")),
-    ("postfix", "/usr/local/lib/mailwright/note-deliveries", "unclosed", swapped("note(delivery)\n", "note((delivery)\n")),
+    ("postfix", "/usr/local/lib/mailwright/note-deliveries", "unclosed", swapped("note(deliv", "note((deliv")),
     ("postfix", "/etc/postfix/srs/recipients", "unclosed", swapped(")$/", "$/")),
     ("postfix", "/etc/postfix/srs/senders", "no-such-group", swapped("$1", "$2")),
     ("web", "/etc/nginx/nginx.conf", "unknown-directive", swapped("sendfile on;", "sendfiles on;")),
