@@ -40,7 +40,11 @@ class Knot:
 
     def remove(self, zones: Sequence[str]) -> None:
         files = " ".join(f"/etc/knot/zones.d/{zone}.conf /var/lib/knot/zones/{zone}.zone" for zone in zones)
-        lines = [f"rm -f {files}", "knotc reload >/dev/null", f"knotc -f zone-purge +orphan {' '.join(zones)} >/dev/null"]
+        lines = [
+            f"rm -f {files}",
+            "knotc reload >/dev/null",
+            f"knotc -f zone-purge +orphan {' '.join(zones)} >/dev/null",
+        ]
         self.lab.ssh("ns1", "sh", data="\n".join(lines))
 
     def _served(self, zone: str) -> bool:
