@@ -309,7 +309,7 @@ class InTurn(Undisturbed):
         return "; ".join(scene.caused() for scene in self.scenes)
 
 
-FAULTS = (Killed, InTurn)
+FAULTS = (Killed, Refused, InTurn)
 
 
 @pytest.fixture(scope="module")
