@@ -278,6 +278,8 @@ class Key(BaseModel):
     scopes: list[str]
     owner: Literal["inventory", "api"]
     created_at: datetime
+    requests_per_minute: int | None = Field(description="null: no limit of its own.")
+    recipients_per_hour: int | None = Field(description="null: no limit of its own.")
 
 
 class NewKey(Key):
@@ -321,6 +323,21 @@ class DomainList(BaseModel):
     """All of them."""
 
     data: list[Domain]
+
+
+class RateLimit(BaseModel):
+    """How much of something may be used in a window, which begins with the clock's minute or hour."""
+
+    subject: Literal["key", "domain"] = Field(description="domain: all of its keys together.")
+    unit: Literal["requests", "recipients"]
+    limit: int
+    window_seconds: int
+
+
+class LimitList(BaseModel):
+    """Empty: there are none."""
+
+    data: list[RateLimit]
 
 
 class KeyList(BaseModel):
