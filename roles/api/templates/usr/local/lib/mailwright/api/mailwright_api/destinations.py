@@ -49,7 +49,7 @@ class Destinations:
                     async with self.pool.connection() as connection:
                         await connection.execute(
                             "UPDATE api.destination SET known_at = now(), "
-                            "provider = coalesce(nullif(api.provider(%s || '['), ''), domain) WHERE domain = %s",
+                            "provider = coalesce(nullif(api.provider(%s::text || '['), ''), domain) WHERE domain = %s",
                             (exchange, domain),
                         )
             await asyncio.sleep(POLL_SECONDS)
