@@ -54,13 +54,11 @@ def post(api: Api, token: str, count: int, key: str | None = None) -> tuple[int,
 
 def stored(server: Server, token: str) -> int:
     """How many recipients were accepted."""
-    return int(
-        sql(
-            server.lab, server.name,
-            "SELECT count(*) FROM api.recipient r JOIN api.message m ON m.id = r.message "
-            f"WHERE m.subject = '{token}'",
-        )  # fmt: skip
-    )
+    count = (
+        "SELECT count(*) FROM api.recipient r JOIN api.message m ON m.id = r.message "
+        f"WHERE m.subject = '{token}'"
+    )  # fmt: skip
+    return int(sql(server.lab, server.name, count))
 
 
 def forget(server: Server, token: str) -> None:

@@ -25,10 +25,12 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 import pytest
+import yaml
 import zones
 from ansible_collections.mailwright.server.plugins.module_utils.sending import warmup
 from ansible_collections.mailwright.server.tests.integration.conftest import Server, Timer
 from ansible_collections.mailwright.server.tests.integration.sending import Api, direct_keys, sql
+from ansible_collections.mailwright.server.tests.integration.throwaway import recap
 from connection import Lab, wait_until
 
 # The domain that is written to, and the provider that its mail server's name tells.
@@ -97,7 +99,9 @@ class Receivers:
 
     def arrivals(self, since: float) -> list[tuple[float, str]]:
         """When each message was taken in, and for whom."""
-        log = self.lab.ssh("peer", f"journalctl -q --since @{int(since)} -o short-unix -t postfix/smtpd -t postfix/local")
+        log = self.lab.ssh(
+            "peer", f"journalctl -q --since @{int(since)} -o short-unix -t postfix/smtpd -t postfix/local"
+        )
         taken = {
             queue_id: float(at)
             for at, queue_id in re.findall(r"^(\S+) \S+ postfix/smtpd\[\d+\]: (\w+): client=mx1", log, re.MULTILINE)
@@ -222,13 +226,17 @@ class World:
 
 
 @pytest.fixture
-def receivers(lab: Lab, server: Server) -> Iterator[Receivers]:
+def receivers(lab: Lab, server: Server, token: str) -> Iterator[Receivers]:
     """peer as four receivers, whom mx1 looks up, and no dispatcher but the simulation's."""
     saved = server.run("cat /etc/mailwright/api.json")
     with contextlib.ExitStack() as undo:
+
         def restore() -> None:
             server.run("cat > /etc/mailwright/api.json", data=saved)
             server.run("systemctl stop mailwright-dispatch-simulated", check=False)
+            # what a failure left behind
+            sql(lab, server.name, f"DELETE FROM api.message WHERE subject = '{token}' AND EXISTS (SELECT "
+                "FROM api.recipient r WHERE r.message = message.id AND r.status IN ('queued', 'sending'))")  # fmt: skip
             server.run("systemctl restart mailwright-webhooks mailwright-dispatch")
             sql(lab, server.name, "DELETE FROM api.ramp; DELETE FROM api.destination")
 
@@ -274,7 +282,7 @@ def test_three_days_of_warm_up(
     lab: Lab, server: Server, receivers: Receivers, sender: Api, token: str, timer: Timer
 ) -> None:
     schedule = (20, 25, 30)
-    world = World(lab, server, sender, token[:20], schedule)
+    world = World(lab, server, sender, token, schedule)
     try:
         for domain in RECEIVERS:
             world.send(domain, "broadcast", 12)
@@ -301,7 +309,7 @@ def test_three_days_of_warm_up(
         assert not any(lane == "lab.test" and count for lane, _rank, count in after["sent"])
         assert sql(lab, server.name, "SELECT paused_until IS NOT NULL, refused_on FROM api.ramp "
                    "WHERE address = 'simulated' AND provider = 'lab.test'") == f"t|{stopped.date()}"  # fmt: skip
-        wait_until(lambda: not deferred(lab, server, world), 60, "what was put off has arrived")
+        wait_until(lambda: not deferred(server, world), 60, "what was put off has arrived")
         for hour in hours_of(2, 8, 23):
             world.step(hour)
         # whatever is left
@@ -315,7 +323,7 @@ def test_three_days_of_warm_up(
     check_all(world, receivers, set())
 
 
-def deferred(lab: Lab, server: Server, world: World) -> int:
+def deferred(server: Server, world: World) -> int:
     """How many messages wait in Postfix; it is told to try."""
     server.run("postqueue -f")
     return sum(status == "deferred" for status, _times in world.outcomes().values())
@@ -326,7 +334,7 @@ def test_thirty_days_of_warm_up(
     lab: Lab, server: Server, receivers: Receivers, sender: Api, token: str, timer: Timer
 ) -> None:
     """All steps of the schedule, each a hundredth of the real one."""
-    world = World(lab, server, sender, token[:20], THIRTY_DAYS)
+    world = World(lab, server, sender, token, THIRTY_DAYS)
     stages: list[dict[str, int]] = []
     bounced: set[str] = set()
     try:
@@ -348,8 +356,9 @@ def test_thirty_days_of_warm_up(
                     receivers.refuse({})
                 world.step(hour)
             stages.append({lane: ramp[0] for lane, ramp in world.hours[-1][2]["ramps"].items()})
+            timer.say(f"day {day + 1}: {stages[-1]}")
             if day == 12:
-                wait_until(lambda: not deferred(lab, server, world), 90, "what was put off has arrived")
+                wait_until(lambda: not deferred(server, world), 90, "what was put off has arrived")
         for hour in hours_of(31, 0, 23):
             if not any(count for *_place, count in world.step(hour)["waiting"]):
                 break
@@ -364,7 +373,50 @@ def test_thirty_days_of_warm_up(
     check_all(world, receivers, bounced)
     assert stages[-1]["*"] >= 29
     for lane, day in (("lab.test", 12), ("globex.test", 20)):
-        assert stages[day][lane] == max(0, stages[day - 1][lane] - warmup.STEPS_BACK) or stages[day][lane] < stages[day - 1][lane]
+        assert (
+            stages[day][lane] == max(0, stages[day - 1][lane] - warmup.STEPS_BACK)
+            or stages[day][lane] < stages[day - 1][lane]
+        )
         # nothing in the hour after the refusal, and the others went on
         refused = [hour for hour, _began, answer in world.hours if (hour - START).days == day]
         assert refused
+
+
+@pytest.mark.faults
+def test_a_relay_takes_what_the_hour_has_no_place_for(
+    lab: Lab, server: Server, sender: Api, token: str, tmp_path: Path
+) -> None:
+    """With the inventory's own settings and the real clock; without a relay again, what waits goes the usual way."""
+    inventory = yaml.safe_load((lab.state / "inventory.yml").read_text())
+    host = inventory["mailservers"]["hosts"][server.name]
+    host["mail_api"]["warmup"] = {"schedule": [30], "relay": "[peer.peer.test]:25"}
+    path = tmp_path / "inventory.yml"
+    path.write_text(yaml.safe_dump(inventory))
+    domain, counted = (
+        "one.peer.test",
+        f"FROM api.event e JOIN api.message m ON m.id = e.message WHERE m.subject = '{token}'",
+    )
+    with Receivers(lab):
+        server.run("unbound-control -q flush_zone peer.test")
+        try:
+            done = lab.playbook("-i", str(path), "mailwright.server.site", "-l", server.name)
+            assert recap(done, server.name)["failed"] == 0, done.stdout[-3000:]
+            for number in range(12):
+                sender.send(token, f"n{number}@{domain}")
+            relayed = f"SELECT count(*) {counted} AND e.kind = 'delivered' AND e.relay LIKE 'peer.peer.test[%'"
+            wait_until(lambda: int(sql(lab, server.name, relayed)) >= 9, 120, "the relay has its part")
+            direct = f"SELECT count(*) {counted} AND e.kind = 'delivered' AND e.relay LIKE 'mx.peer.test[%'"
+            wait_until(lambda: int(sql(lab, server.name, direct)) >= 1, 60, "some go directly")
+            shown = sender.ask("GET", "/deliverability/warmup").body
+            by_name = {entry["provider"]: entry for entry in shown["data"]}
+            assert shown["enabled"] and by_name["peer.test"]["day_cap"] == 30 and by_name["*"]["hour_cap"] == 3
+            # a new hour may have begun meanwhile
+            assert 1 <= int(sql(lab, server.name, direct)) <= 6
+        finally:
+            done = lab.playbook("mailwright.server.site", "-l", server.name)
+            sql(lab, server.name, "DELETE FROM api.ramp; DELETE FROM api.destination")
+        assert recap(done, server.name)["failed"] == 0, done.stdout[-3000:]
+        delivered = f"SELECT count(*) {counted} AND e.kind = 'delivered'"
+        wait_until(lambda: sql(lab, server.name, delivered) == "12", 60, "nothing waits")
+        arrived = f"grep -rh '^X-Original-To: n[0-9]*@{domain}' $(grep -rl {token} ~dave/Maildir/new) /dev/null || true"
+        assert len(set(lab.ssh("peer", arrived).splitlines())) == 12 == len(lab.ssh("peer", arrived).splitlines())

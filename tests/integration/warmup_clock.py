@@ -17,9 +17,9 @@ from datetime import datetime
 from typing import Any
 
 sys.path[:0] = ["/usr/local/lib/mailwright/api", "/usr/local/lib/mailwright/python"]
-from mailwright_api.dispatch import Dispatcher
-from mailwright_api.outbox import Job
-from mailwright_api.settings import Settings
+from mailwright_api.dispatch import Dispatcher  # noqa: E402
+from mailwright_api.outbox import Job  # noqa: E402
+from mailwright_api.settings import Settings  # noqa: E402
 
 ADDRESS = "simulated"
 STATES = (

@@ -47,7 +47,12 @@ def test_thirty_days_take_an_address_from_the_first_cap_to_none() -> None:
 def test_an_hour_is_spread_over_its_minutes() -> None:
     # 60 in an hour: one a minute, and what was not sent in time may still go out in the same hour
     ramp, schedule = warmup.turn(Ramp(), START, (600,), 0), (600,)
-    assert [warmup.room(ramp, START + timedelta(minutes=minute), schedule) for minute in (0, 1, 30, 59)] == [1, 2, 31, 60]
+    assert [warmup.room(ramp, START + timedelta(minutes=minute), schedule) for minute in (0, 1, 30, 59)] == [
+        1,
+        2,
+        31,
+        60,
+    ]
     ramp = warmup.take(ramp, 1)
     assert warmup.room(ramp, START, schedule) == 0 and warmup.left(ramp, START, schedule) == 59
 
@@ -142,7 +147,7 @@ def test_whatever_happens_no_hour_and_no_day_has_more_than_its_cap(
         if refused:
             ramp = warmup.observe(ramp, now, bounced, refused=True)
             assert warmup.room(ramp, now, SHORT) == 0
-            assert 0 <= ramp.stage
+            assert ramp.stage >= 0
         else:
             ramp = warmup.observe(ramp, now, bounced)
 
@@ -158,8 +163,7 @@ def test_a_clock_that_was_years_ahead_holds_nothing_up() -> None:
 @pytest.mark.parametrize(
     ("code", "detail"),
     [
-        ("4.7.0", "host mx.x[192.0.2.1] refused to talk to me: 421 4.7.0 [TSS04] Messages from 192.0.2.9 temporarily "
-                  "deferred due to user complaints - 4.16.55.1"),
+        ("4.7.0", "host mx.x[192.0.2.1] refused to talk to me: 421 4.7.0 [TSS04] Messages from 192.0.2.9 deferred"),
         ("4.7.28", "421-4.7.28 Gmail has detected an unusual rate of mail from your IP address"),
         ("5.7.1", "550-5.7.1 [192.0.2.9 1] Our system has detected an unusual rate of unsolicited mail"),
         ("5.7.606", "550 5.7.606 Access denied, banned sending IP [192.0.2.9]"),

@@ -72,9 +72,7 @@ def wanted(declared: Iterable[Mapping[str, Any]]) -> list[Row]:
             keys.check_scopes(entry["scopes"]),
             keys.parse(entry["key"]),
             INVENTORY,
-        )._replace(
-            requests_per_minute=entry["requests_per_minute"], recipients_per_hour=entry["recipients_per_hour"]
-        )
+        )._replace(requests_per_minute=entry["requests_per_minute"], recipients_per_hour=entry["recipients_per_hour"])
         for entry in declared
     ]
 

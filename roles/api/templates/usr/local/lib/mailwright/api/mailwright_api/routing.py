@@ -74,8 +74,8 @@ class ScopedRoute(APIRoute):
 
 
 async def authenticate(request: Request, needed: str) -> Caller:
-    """The key's owner. Raises ApiError: 401 without a key that is known, 403 when it lacks the scope, 429 when it or its
-    domain asks too often."""
+    """The key's owner. Raises ApiError: 401 without a key that is known, 403 when it lacks the scope, 429 when it or
+    its domain asks too often."""
     kind, _space, text = request.headers.get("authorization", "").partition(" ")
     refused = ApiError(
         401, "unauthorized", "Send a valid key: Authorization: Bearer mw_…", headers={"www-authenticate": "Bearer"}
