@@ -27,7 +27,7 @@ STATES = (
     "count(*) FILTER (WHERE status IN ('sending', 'handed_over')) FROM api.recipient WHERE lane = ANY(%s) GROUP BY 1, 2"
 )
 UNSORTED = "SELECT count(*) FROM api.recipient WHERE status = 'queued' AND lane IS NULL AND not_before <= now()"
-RAMPS = "SELECT provider, stage, sent_hour, sent_day FROM api.ramp WHERE address = %s"
+RAMPS = "SELECT provider, stage, sent_hour, sent_day, to_json(paused_until)#>>'{}' FROM api.ramp WHERE address = %s"
 
 
 class Simulation:

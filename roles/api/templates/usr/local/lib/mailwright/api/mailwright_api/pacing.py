@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -104,8 +104,7 @@ class Pace:
             f"SELECT provider, {_COLUMNS} FROM api.ramp WHERE address = %s ORDER BY provider",  # noqa: S608
             (self.address,),
         )
-        found = {name: Ramp(*values) for name, *values in await cursor.fetchall()}
-        found = {name: _in_utc(ramp) for name, ramp in found.items()}
+        found = {name: _in_utc(Ramp(*values)) for name, *values in await cursor.fetchall()}
         if all(ramp.hour == warmup.hour_of(now) for ramp in found.values()):
             return found
         cursor = await connection.execute(
@@ -148,8 +147,8 @@ class Pace:
 
 
 def _in_utc(ramp: Ramp) -> Ramp:
-    values = (value.astimezone(UTC) if isinstance(value, datetime) else value for value in astuple(ramp))
-    return Ramp(*values)
+    until = ramp.paused_until
+    return replace(ramp, hour=ramp.hour.astimezone(UTC), paused_until=until and until.astimezone(UTC))
 
 
 async def _first(connection: Any, rooms: Mapping[str, int], most: int) -> list[tuple[UUID, str]]:
