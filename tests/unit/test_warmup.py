@@ -152,6 +152,14 @@ def test_whatever_happens_no_hour_and_no_day_has_more_than_its_cap(
             ramp = warmup.observe(ramp, now, bounced)
 
 
+def test_a_clock_that_is_put_back_a_little_gives_no_hour_twice() -> None:
+    schedule, late = (100,), START + timedelta(hours=1, minutes=1)
+    ramp = warmup.take(warmup.turn(Ramp(), late, schedule, 0), 1)
+    ramp = warmup.turn(ramp, START + timedelta(minutes=59), schedule, 0)
+    ramp = warmup.turn(ramp, late + timedelta(minutes=58), schedule, 0)
+    assert warmup.room(ramp, late + timedelta(minutes=58), schedule) == 9
+
+
 def test_a_clock_that_was_years_ahead_holds_nothing_up() -> None:
     ramp = warmup.turn(Ramp(), START + timedelta(days=1000), SHORT, 0)
     ramp = warmup.turn(warmup.take(ramp, 2), START, SHORT, 0)

@@ -335,7 +335,7 @@ async def _lease(
         "RETURNING id, message, domain, address, token, attempts, lane",
         (seconds, chosen),
     )
-    return [Job(*row, deadline, hour) for row in await cursor.fetchall()]
+    return [Job._make((*row, deadline, hour)) for row in await cursor.fetchall()]
 
 
 async def _adopt(connection: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
