@@ -155,8 +155,8 @@ class World:
         self.problems: list[str] = []
 
     def send(self, domain: str, stream: str, count: int) -> None:
-        """Batches of messages, each to an address of its own."""
-        addresses = [f"n{len(self.accepted) + number}@{domain}" for number in range(count)]
+        """Batches of messages, each to an address of its own, which no other run knows."""
+        addresses = [f"n{len(self.accepted) + number}-{self.token[-12:]}@{domain}" for number in range(count)]
         for first in range(0, count, 100):
             batch = [
                 {"from": "news@acme.test", "to": [address], "subject": self.token, "text": "Hello.\n", "stream": stream,
@@ -408,7 +408,7 @@ def test_a_relay_takes_what_the_hour_has_no_place_for(
             done = lab.playbook("-i", str(path), "mailwright.server.site", "-l", server.name)
             assert recap(done, server.name)["failed"] == 0, done.stdout[-3000:]
             for number in range(12):
-                sender.send(token, f"n{number}@{domain}")
+                sender.send(token, f"n{number}-{token[-12:]}@{domain}")
             relayed = f"SELECT count(*) {counted} AND e.kind = 'delivered' AND e.relay LIKE 'peer.peer.test[%'"
             wait_until(lambda: int(sql(lab, server.name, relayed)) >= 9, 120, "the relay has its part")
             direct = f"SELECT count(*) {counted} AND e.kind = 'delivered' AND e.relay LIKE 'mx.peer.test[%'"
@@ -424,5 +424,7 @@ def test_a_relay_takes_what_the_hour_has_no_place_for(
         assert recap(done, server.name)["failed"] == 0, done.stdout[-3000:]
         delivered = f"SELECT count(*) {counted} AND e.kind = 'delivered'"
         wait_until(lambda: sql(lab, server.name, delivered) == "12", 60, "nothing waits")
-        arrived = f"grep -rh '^X-Original-To: n[0-9]*@{domain}' $(grep -rl {token} ~dave/Maildir/new) /dev/null || true"
+        arrived = (
+            f"grep -rh '^X-Original-To: n[0-9]*-{token[-12:]}@' $(grep -rl {token} ~dave/Maildir/new) /dev/null || true"
+        )
         assert len(set(lab.ssh("peer", arrived).splitlines())) == 12 == len(lab.ssh("peer", arrived).splitlines())
