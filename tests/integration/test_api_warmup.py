@@ -245,6 +245,7 @@ def receivers(lab: Lab, server: Server, token: str) -> Iterator[Receivers]:
                 "FROM api.recipient r WHERE r.message = message.id AND r.status IN ('queued', 'sending'))")  # fmt: skip
             server.run("systemctl restart mailwright-webhooks mailwright-dispatch")
             sql(lab, server.name, "DELETE FROM api.ramp; DELETE FROM api.destination")
+            lab.ssh("peer", f"grep -rlZ {token} ~dave/Maildir/new | xargs -0r rm -f", check=False)
 
         undo.callback(restore)
         plan = json.dumps({"address": "simulated", "schedule": [1], "relay": False})
