@@ -389,6 +389,45 @@ def test_thirty_days_of_warm_up(
     check_all(world, receivers, bounced)
 
 
+def test_recipients_are_sorted_by_who_receives_them(lab: Lab, server: Server) -> None:
+    """In a transaction that is taken back: a lane and a rank for each, or a question that is answered elsewhere."""
+    cases = {
+        ("alice@Acme.test", "transactional"): ("local", 0),
+        ("a@customer.example", "transactional"): ("google.com", 0),
+        ("a@customer.example", "broadcast"): ("google.com", 1),
+        ("a@customer.example", "weekly"): ("google.com", 1),
+        ("a@customer.example", "invoices"): ("google.com", 0),
+        # asked for two minutes ago, and nobody knew
+        ("a@mail.silent.co.uk", "transactional"): ("silent.co.uk", 0),
+        ("a@unasked.example", "transactional"): (None, 0),
+    }
+    rows = ", ".join(f"(gen_random_uuid(), '{address}', '{stream}')" for address, stream in cases)
+    said = sql(
+        lab, server.name,
+        f"""
+        BEGIN;
+        INSERT INTO api.stream (domain, name, kind) VALUES ('acme.test', 'weekly', 'broadcast'),
+            ('acme.test', 'invoices', 'transactional');
+        INSERT INTO api.destination (domain, provider, asked_at) VALUES ('customer.example', 'google.com', now()),
+            ('mail.silent.co.uk', NULL, now() - interval '2 minutes');
+        CREATE TEMPORARY TABLE made AS SELECT * FROM (VALUES {rows}) AS v(id, address, stream);
+        INSERT INTO api.message (id, domain, key_id, message_id, sender, subject, content, stream)
+            SELECT id, 'acme.test', '', '', '', '', '', stream FROM made;
+        INSERT INTO api.recipient (id, message, domain, address, token, status)
+            SELECT id, id, 'acme.test', address, id::text, 'queued' FROM made;
+        SELECT api.sort_recipients('192.0.2.1', 100) > 0;
+        SELECT json_agg(json_build_array(m.address, m.stream, r.lane, r.rank))
+            FROM made m JOIN api.recipient r USING (id);
+        SELECT json_agg(provider ORDER BY provider) FROM api.ramp WHERE address = '192.0.2.1';
+        SELECT count(*) FROM api.destination WHERE domain = 'unasked.example' AND provider IS NULL;
+        ROLLBACK;
+        """,
+    ).splitlines()  # fmt: skip
+    found = {(address, stream): (lane, rank) for address, stream, lane, rank in json.loads(said[1])}
+    assert found == cases
+    assert json.loads(said[2]) == ["google.com", "silent.co.uk"] and said[3] == "1"
+
+
 @pytest.mark.faults
 def test_a_relay_takes_what_the_hour_has_no_place_for(
     lab: Lab, server: Server, sender: Api, token: str, tmp_path: Path
