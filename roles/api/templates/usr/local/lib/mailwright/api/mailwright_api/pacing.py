@@ -45,9 +45,10 @@ class Pace:
 
     async def choose(self, connection: Any, most: int) -> tuple[list[UUID], datetime]:
         """What may go out now, transactional mail first, and the hour that it counts for."""
+        # before sorting: what is in this hour's lanes is all that came before the hour
+        now = self.clock()
         await connection.execute("SELECT api.sort_recipients(%s, %s)", (self.address, LARGEST_SORT))
         chosen = await _first(connection, {LOCAL: most, RELAY: most}, most)
-        now = self.clock()
         ramps = await self._turned(connection, now)
         if self.relay:
             await self._overflow(connection, ramps, now)
