@@ -45,7 +45,7 @@ def post(api: Api, token: str, count: int, key: str | None = None) -> tuple[int,
     to = [f"dave+{token}-{number}@peer.test" for number in range(count)]
     tomorrow = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 86400))
     body = {"from": "news@acme.test", "to": to, "subject": token, "text": "Hello.\n", "send_at": tomorrow}
-    answer = api.ask("POST", "/emails", body, {"Idempotency-Key": key} if key else None)
+    answer = api.ask("POST", "/emails", body, {"Idempotency-Key": f"{token}-{key}"} if key else None)
     if answer.status >= 400:
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.body["code"] == {429: "rate_limited", 422: "over_limit"}[answer.status], answer
