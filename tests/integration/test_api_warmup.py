@@ -355,7 +355,8 @@ def test_thirty_days_of_warm_up(
                 world.send(domain, "broadcast", cap * (4 - number) // 9 + 1)
                 world.send(domain, "transactional", 1 + cap // 50)
             refusing, before = "", 0
-            for hour in hours_of(day, 0, 23):
+            # ten hours are enough for a day's mail
+            for hour in hours_of(day, 0, 13):
                 if hour.hour == 2 and day in REFUSALS:
                     refusing, domain, words = REFUSALS[day]
                     before = world.stage(refusing)
@@ -375,7 +376,8 @@ def test_thirty_days_of_warm_up(
             timer.say(f"day {day + 1}: {stages[-1]}")
             if day in REFUSALS:
                 wait_until(lambda: not deferred(server, world), 90, "what was put off has arrived")
-        for hour in hours_of(31, 0, 23):
+        # receivers that are behind the whole still have a cap, and mail that waits for it
+        for hour in (hour for day in range(31, 50) for hour in hours_of(day, 0, 13)):
             if not any(count for *_place, count in world.step(hour)["waiting"]):
                 break
     finally:
