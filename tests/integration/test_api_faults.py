@@ -157,6 +157,8 @@ def test_what_was_accepted_arrives_once(
         timer.say("everything delivered or bounced")
         again = arrivals(lab, load)
         timer.say(f"once each at peer, but {len(again)} whose answer Postfix did not live to note: {again}")
+        for queue_id in again:
+            print(server.run(f"journalctl -o short-precise --no-pager | grep -a ' {queue_id}: '", check=False))
         # peer cannot know a message again: as many as Postfix had under way when it died, and it dies that often
         assert len(again) <= killed["postfix"] + killed[POWER]
         history(lab, server, load)

@@ -1,7 +1,7 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Migrations from 50 on of the sending API's schema: mailboxes and aliases of the directory (pure)."""
+"""Migrations from 50 on of the sending API's schema: mailboxes and aliases, mail submitted by SMTP (pure)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ CREATE VIEW api.own_alias WITH (security_barrier) AS
       WITH CHECK OPTION;
 
 GRANT SELECT ON api.mailbox, api.alias TO mailwright_api;
-GRANT SELECT (address), DELETE, INSERT (address, domain, local_part, display_name, password, quota_bytes, enabled,
-                                        owner),
+GRANT SELECT (address, display_name, quota_bytes, enabled), DELETE,
+      INSERT (address, domain, local_part, display_name, password, quota_bytes, enabled, owner),
       UPDATE (display_name, password, quota_bytes, enabled) ON api.own_mailbox TO mailwright_api;
 GRANT SELECT, INSERT, DELETE ON api.own_alias TO mailwright_api;
 
@@ -93,13 +93,17 @@ CREATE VIEW api.wanted_sender AS
       FROM directory.alias AS a JOIN directory.mailbox AS m ON m.address = a.destination AND m.domain = a.domain
      WHERE m.enabled AND a.owner = 'api' AND a.address NOT LIKE '@%';
 
-CREATE FUNCTION api.keep_senders() RETURNS trigger
+-- What follows from the API's mailboxes and aliases: senders, and the usage that goes with a mailbox.
+CREATE FUNCTION api.keep_rest() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     place text := CASE WHEN TG_OP = 'DELETE' THEN OLD.domain ELSE NEW.domain END;
 BEGIN
+    IF TG_TABLE_NAME = 'mailbox' AND TG_OP = 'DELETE' THEN
+        DELETE FROM directory.quota_usage AS u WHERE u.address = OLD.address;
+    END IF;
     DELETE FROM directory.sender AS s
      WHERE s.owner = 'api' AND split_part(s.address, '@', 2) = place
        AND NOT EXISTS (SELECT FROM api.wanted_sender AS w WHERE w.address = s.address AND w.login = s.login);
@@ -145,7 +149,7 @@ BEGIN
                              || $text$.destination NOT LIKE '%.mailwright.invalid'$text$;
             END IF;
             EXECUTE format('CREATE TRIGGER %I AFTER %s ON directory.%I FOR EACH ROW WHEN (%s) '
-                           'EXECUTE FUNCTION api.keep_senders()', 'keep_senders_' || event, event, place, condition);
+                           'EXECUTE FUNCTION api.keep_rest()', 'keep_rest_' || event, event, place, condition);
             EXECUTE format('CREATE TRIGGER %I AFTER %s ON directory.%I FOR EACH ROW WHEN (%s) '
                            'EXECUTE FUNCTION api.note(%L)', 'note_' || event, event, place, condition, 'address');
         END LOOP;
@@ -154,8 +158,79 @@ END
 $body$;
 
 REVOKE ALL ON FUNCTION api.change_directory(), api.is_taken(text), api.taker(text), api.alias_problems(text),
-    api.keep_senders() FROM PUBLIC;
+    api.keep_rest() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION api.change_directory(), api.is_taken(text), api.alias_problems(text) TO mailwright_api;
 """
 
-MIGRATIONS = (Migration(50, "sending API: mailboxes and aliases", _DIRECTORY),)
+_SUBMISSIONS = r"""
+-- What users submit by SMTP, as Postfix's log tells it. Queue ids are not used again (enable_long_queue_ids).
+CREATE TABLE api.submission (
+    queue_id text PRIMARY KEY,
+    domain text NOT NULL,
+    at timestamptz NOT NULL
+);
+CREATE INDEX submission_age ON api.submission (at);
+
+-- Each kind once for each recipient and day, however often the log is read.
+CREATE TABLE api.submission_event (
+    queue_id text NOT NULL REFERENCES api.submission ON DELETE CASCADE,
+    domain text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('accepted', 'delivered', 'deferred', 'bounced', 'expired')),
+    day date NOT NULL,
+    address text NOT NULL,
+    relay text NOT NULL,
+    at timestamptz NOT NULL,
+    PRIMARY KEY (queue_id, address, kind, day)
+);
+CREATE INDEX submission_event_at ON api.submission_event USING brin (at)
+    WITH (pages_per_range = 16, autosummarize = on);
+
+GRANT SELECT ON api.submission, api.submission_event TO mailwright_api;
+GRANT SELECT, INSERT, DELETE ON api.submission, api.submission_event TO mailwright_dispatch;
+ALTER TABLE api.submission ENABLE ROW LEVEL SECURITY;
+ALTER TABLE api.submission_event ENABLE ROW LEVEL SECURITY;
+CREATE POLICY one_domain ON api.submission TO mailwright_api USING (domain = current_setting('api.domain', true));
+CREATE POLICY one_domain ON api.submission_event TO mailwright_api
+    USING (domain = current_setting('api.domain', true));
+CREATE POLICY all_domains ON api.submission TO mailwright_dispatch USING (true) WITH CHECK (true);
+CREATE POLICY all_domains ON api.submission_event TO mailwright_dispatch USING (true) WITH CHECK (true);
+
+-- As before, and what was submitted by SMTP.
+CREATE OR REPLACE FUNCTION api.daily_figures(since timestamptz) RETURNS TABLE (
+    domain text, day date, provider text, accepted bigint, delivered bigint, deferred bigint, bounced bigint,
+    expired bigint, complained bigint, unsubscribed bigint)
+LANGUAGE sql STABLE
+AS $body$
+    SELECT e.domain, (e.at AT TIME ZONE 'UTC')::date, api.provider(coalesce(e.relay, '')),
+           count(DISTINCT e.recipient) FILTER (WHERE e.kind = 'accepted'),
+           count(DISTINCT e.recipient) FILTER (WHERE e.kind = 'delivered'),
+           count(DISTINCT e.recipient) FILTER (WHERE e.kind = 'deferred'),
+           count(DISTINCT e.recipient) FILTER (WHERE e.kind = 'bounced'),
+           count(DISTINCT e.recipient) FILTER (WHERE e.kind = 'expired'),
+           count(DISTINCT e.recipient) FILTER (WHERE e.kind = 'complained'),
+           count(DISTINCT e.recipient) FILTER (WHERE e.kind = 'unsubscribed')
+      FROM (
+          SELECT a.domain, a.kind, a.at, a.recipient::text, l.relay
+            FROM api.event a
+            LEFT JOIN LATERAL (
+                SELECT o.relay FROM api.event o
+                 WHERE o.recipient = a.recipient AND o.relay <> '' AND o.source <> 'report'
+                 ORDER BY o.id DESC LIMIT 1) l ON true
+           WHERE a.at >= daily_figures.since
+             AND a.kind NOT IN ('handed_over', 'rescheduled', 'cancelled', 'suppressed', 'rejected')
+          UNION ALL
+          SELECT s.domain, s.kind, s.at, s.queue_id || ' ' || s.address, l.relay
+            FROM api.submission_event s
+            LEFT JOIN LATERAL (
+                SELECT o.relay FROM api.submission_event o
+                 WHERE o.queue_id = s.queue_id AND o.address = s.address AND o.relay <> ''
+                 ORDER BY o.at DESC LIMIT 1) l ON true
+           WHERE s.at >= daily_figures.since) e
+     GROUP BY 1, 2, 3
+$body$;
+"""
+
+MIGRATIONS = (
+    Migration(50, "sending API: mailboxes and aliases", _DIRECTORY),
+    Migration(51, "sending API: statistics of mail submitted by SMTP", _SUBMISSIONS),
+)

@@ -79,8 +79,8 @@ class Outbox(Leases):
         self.writing = asyncio.Lock()
 
     async def lease(self, most: int, seconds: float, deadline: float) -> list[Job]:
-        """Take what is due."""
-        async with self._transaction() as connection:
+        """Take what is due. One statement is a transaction, and ten times a second BEGIN and COMMIT would cost more."""
+        async with self.pool.connection() as connection:
             cursor = await connection.execute(
                 "UPDATE api.recipient SET status = 'sending', attempts = attempts + 1, changed_at = now(), "
                 "leased_until = now() + make_interval(secs => %s) WHERE id IN ("
@@ -156,7 +156,11 @@ class Outbox(Leases):
             )
 
     async def follow(
-        self, queued: Sequence[postfix_log.Queued], seen: Sequence[Seen], cursor: str | None
+        self,
+        queued: Sequence[postfix_log.Queued],
+        submitted: Sequence[tuple[postfix_log.Submitted, datetime]],
+        seen: Sequence[Seen],
+        cursor: str | None,
     ) -> list[tuple[str, str, str]]:
         """Write down what the log says, and how far it was read, together.
 
@@ -164,7 +168,7 @@ class Outbox(Leases):
         """
         async with self.writing, self._transaction() as connection:
             twice = await _adopt(connection, [(entry.token, entry.queue_id) for entry in queued])
-            await _record_deliveries(connection, seen)
+            await _record_submissions(connection, submitted, await _record_deliveries(connection, seen))
             await connection.execute(
                 "UPDATE api.log_position SET cursor = coalesce(%s, cursor), read_at = now()", (cursor,)
             )
@@ -281,6 +285,9 @@ class Outbox(Leases):
             await connection.execute(
                 "DELETE FROM api.inbound_message WHERE created_at < now() - make_interval(days => %s)", (keep_days,)
             )
+            await connection.execute(
+                "DELETE FROM api.submission WHERE at < now() - make_interval(days => %s)", (keep_days,)
+            )
             await connection.execute("DELETE FROM api.audit WHERE at < now() - interval '1 year'")
             cursor = await connection.execute(
                 "WITH gone AS (DELETE FROM api.message WHERE id IN (SELECT id FROM api.message m "
@@ -318,17 +325,19 @@ async def _adopt(connection: Any, pairs: Sequence[tuple[str, str]]) -> list[tupl
     return [(row[0], row[1], row[2]) for row in await cursor.fetchall()]
 
 
-async def _record_deliveries(connection: Any, seen: Sequence[Seen]) -> None:
+async def _record_deliveries(connection: Any, seen: Sequence[Seen]) -> list[Seen]:
+    """Gives those that are not of the API's messages."""
     if not seen:
-        return
+        return []
     cursor = await connection.execute(
         "SELECT queue_id, id, message, domain, address FROM api.recipient WHERE queue_id = ANY(%s)",
         (list({entry.delivery.queue_id for entry in seen}),),
     )
     known = {row[0]: row[1:] for row in await cursor.fetchall()}
-    rows, suppressed, expired = [], [], set()
+    rows, suppressed, expired, others = [], [], set(), []
     for entry in seen:
         if entry.delivery.queue_id not in known:
+            others.append(entry)
             continue
         recipient, message, domain, wanted = known[entry.delivery.queue_id]
         delivery = entry.delivery
@@ -346,7 +355,7 @@ async def _record_deliveries(connection: Any, seen: Sequence[Seen]) -> None:
         if delivery.outcome == "expired":
             expired.add((domain, wanted))
     if not rows:
-        return
+        return others
     columns = [list(column) for column in zip(*rows, strict=True)]
     # the status follows the order of the log, and a delay is no news after an end
     await connection.execute(
@@ -361,6 +370,47 @@ async def _record_deliveries(connection: Any, seen: Sequence[Seen]) -> None:
     )
     await _suppress(connection, suppressed)
     await _suppress_expired(connection, expired)
+    return others
+
+
+async def _record_submissions(
+    connection: Any, submitted: Sequence[tuple[postfix_log.Submitted, datetime]], seen: Sequence[Seen]
+) -> None:
+    """Count what users sent, for each recipient from the first attempt on. Other mail is nobody's and not counted."""
+    if submitted:
+        await connection.execute(
+            "INSERT INTO api.submission (queue_id, domain, at) "
+            "SELECT * FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) ON CONFLICT DO NOTHING",
+            (
+                [entry.queue_id for entry, _at in submitted],
+                [entry.domain for entry, _at in submitted],
+                [at for _entry, at in submitted],
+            ),
+        )
+    if not seen:
+        return
+    # a line about the whole message is about the recipients that had no end before
+    await connection.execute(
+        "WITH line AS (SELECT s.queue_id, s.domain, l.kind, l.at, l.address, l.relay, s.at AS submitted_at "
+        "FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::text[]) "
+        "AS l(queue_id, kind, at, address, relay) JOIN api.submission s ON s.queue_id = l.queue_id), "
+        "found AS (SELECT queue_id, domain, kind, at, address, relay FROM line WHERE address <> '' "
+        "UNION ALL SELECT queue_id, domain, 'accepted', submitted_at, address, relay FROM line WHERE address <> '' "
+        "UNION ALL SELECT l.queue_id, l.domain, l.kind, l.at, e.address, '' FROM line l "
+        "JOIN api.submission_event e ON e.queue_id = l.queue_id AND e.kind = 'accepted' WHERE l.address = '' "
+        "AND NOT EXISTS (SELECT FROM api.submission_event o WHERE o.queue_id = e.queue_id AND o.address = e.address "
+        "AND o.kind IN ('delivered', 'bounced'))) "
+        "INSERT INTO api.submission_event (queue_id, domain, kind, day, address, relay, at) "
+        "SELECT queue_id, domain, kind, (at AT TIME ZONE 'UTC')::date, address, relay, at FROM found "
+        "ON CONFLICT DO NOTHING",
+        (
+            [entry.delivery.queue_id for entry in seen],
+            [entry.delivery.outcome for entry in seen],
+            [entry.at for entry in seen],
+            [entry.delivery.address for entry in seen],
+            [entry.delivery.relay for entry in seen],
+        ),
+    )
 
 
 async def _suppress_expired(connection: Any, expired: Set[tuple[str, str]]) -> None:
