@@ -66,7 +66,7 @@ class AddressRows(Database):
         """Aliases after that one, by address, with their destinations."""
         async with self._domain(domain) as connection:
             cursor = await connection.execute(
-                "SELECT address, array_agg(destination ORDER BY destination), min(owner) FROM api.alias "
+                "SELECT address, array_agg(destination ORDER BY destination), max(owner) FROM api.alias "
                 "WHERE address > %s AND (%s::text IS NULL OR address = %s) "
                 "GROUP BY address ORDER BY address LIMIT %s",
                 (after, only, only, limit),
