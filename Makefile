@@ -24,6 +24,7 @@ lab: setup
 
 lab-down: setup
 	@$(LAB) down
+	@MAILWRIGHT_LAB=.lab-2 $(LAB) down
 
 build: setup
 	@$(BIN)/ansible-galaxy collection build --force --output-path build

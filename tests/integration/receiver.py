@@ -3,10 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Continuous signed mail from our users to dave, and a second receiver beside peer with the worst cache allowed.
 
-Peer's dkimpy-milter asks the name server anew for every message. The receiver here verifies the same messages with
-dkimpy, by a cache that keeps every answer as long as its TTL says, denials too, and that asks for every selector all
-the time, from the moment in which its key is made: nobody can be told "no such record" earlier, or remember it for
-longer.
+Peer's milter asks the name server anew for every message. The receiver here verifies the same messages with dkimpy,
+by a cache that keeps every answer as long as its TTL says, denials too, and that asks for every selector all the time,
+from the moment in which its key is made: nobody can be told "no such record" earlier, or remember it for longer.
 """
 
 from __future__ import annotations

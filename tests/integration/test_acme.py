@@ -30,6 +30,8 @@ from ansible_collections.mailwright.server.tests.integration.test_planted_errors
 from ansible_collections.mailwright.server.tests.integration.throwaway import Target, bare_host, recap
 from connection import wait_until
 
+pytestmark = pytest.mark.own_hosts
+
 NAME = "mxacme"
 HOSTNAME = "mxacme.acme.test"
 STARTTLS, IMPLICIT = (25,), (465, 993, 443)

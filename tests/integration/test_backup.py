@@ -39,7 +39,7 @@ from connection import CHECKOUT, Lab, message, wait_until
 NAME = "mxdrill"
 FULL = os.environ.get("MAILWRIGHT_FAULTS") == "all"
 MESSAGES = 2000 if FULL else 200
-pytestmark = [pytest.mark.faults] if FULL else []
+pytestmark = [pytest.mark.own_hosts, *([pytest.mark.faults] if FULL else [])]
 USERS = [f"user{number:02}@drill.test" for number in range(20)]
 BUSY = "busy@drill.test"
 # What is deleted here comes back to this mailbox alone, so that the others are compared whole at the end.

@@ -21,11 +21,11 @@ from typing import Any
 import argon2
 import pytest
 from ansible_collections.mailwright.server.plugins.module_utils.directory import schema
-from connection import Lab
+from connection import STATE, Lab
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = os.environ.get("MAILWRIGHT_TEST_HOST") or "mx1"
-SSH = ["-F", str(ROOT / ".lab/ssh_config")]
+SSH = ["-F", str(STATE / "ssh_config")]
 
 DBNAME = "mailwright_test"
 WEBMAIL = "roundcube_test"

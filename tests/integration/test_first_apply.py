@@ -23,6 +23,8 @@ from ansible_collections.mailwright.server.tests.integration.test_dane import fi
 from ansible_collections.mailwright.server.tests.integration.throwaway import Target, bare_host, recap
 from connection import Lab, wait_until
 
+pytestmark = pytest.mark.own_hosts
+
 NAME = "mxfirst"
 ZONE, DOMAIN, HOSTNAME = "lab.test", "first.lab.test", "mx.first.lab.test"
 

@@ -29,6 +29,8 @@ from ansible_collections.mailwright.server.tests.integration.throwaway import (
 )
 from connection import CHECKOUT
 
+pytestmark = pytest.mark.own_hosts
+
 # What a command of the plan does besides: the plan names the command, not its products.
 PRODUCTS = {
     "systemd-sysusers /etc/sysusers.d/mailwright.conf": re.compile(r"/etc/(passwd|group|shadow|gshadow)-?"),

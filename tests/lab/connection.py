@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+STATE = Path(os.environ.get("MAILWRIGHT_LAB", CHECKOUT / ".lab")).absolute()
 T = TypeVar("T")
 
 
@@ -44,7 +45,7 @@ class Lab:
     env: dict[str, str]
 
     @classmethod
-    def load(cls, state: Path = CHECKOUT / ".lab") -> Lab:
+    def load(cls, state: Path = STATE) -> Lab:
         text = (state / "env").read_text()
         return cls(state, dict(re.findall(r'^export (\w+)="(.*)"$', text, re.MULTILINE)))
 

@@ -37,7 +37,8 @@ from zones import peer_dkim_key, publish_base
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
-STATE = CHECKOUT / ".lab"
+# another place is another lab beside it
+STATE = Path(os.environ.get("MAILWRIGHT_LAB", CHECKOUT / ".lab")).absolute()
 CACHE = Path(os.environ.get("MAILWRIGHT_LAB_CACHE", "/var/cache/mailwright-lab"))
 REGISTRY = Path("/run/mailwright-lab")
 # TEST-NET-2 and 3: no private ranges, so that the mail software treats the hosts as it treats the internet.

@@ -43,6 +43,7 @@ def molecule(scenario: str, *arguments: str, verbose: bool) -> bool:
         "PATH": f"{CHECKOUT}/.venv/bin:{os.environ['PATH']}",
         # Molecule's own choice of a place is the same for all checkouts of one name
         "MOLECULE_EPHEMERAL_DIRECTORY": str(directory),
+        "MAILWRIGHT_LAB": str(lab.STATE),
         "NO_COLOR": "1",
     }
     with (

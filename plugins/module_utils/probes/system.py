@@ -81,7 +81,7 @@ def probe_reboot() -> list[Result]:
 def probe_updates() -> list[Result]:
     """Let apt plan from its lists as they are: no network, no lock, no cache file written."""
     quiet = ["-o", "Debug::NoLocking=true", "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="]
-    plan = output(["apt-get", "--simulate", "-qq", *quiet, "dist-upgrade"], timeout=15.0)
+    plan = output(["apt-get", "--simulate", "-qq", *quiet, "dist-upgrade"], timeout=60.0)
     return [evaluate_updates(plan, _lists_age())]
 
 

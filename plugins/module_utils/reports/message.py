@@ -24,6 +24,8 @@ from ansible_collections.mailwright.server.plugins.module_utils.reports.values i
 # What all attachments of a message may unpack to, and how many of them are looked at.
 MAX_BYTES = 32 * 2**20
 MAX_PARTS = 50
+# Characters of an error, which may hold a name out of the report.
+MAX_PROBLEM = 1000
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 _BOM = b"\xef\xbb\xbf"
 # What people read; a report there would have a file's name.
@@ -67,7 +69,7 @@ def read(data: bytes, hostname: str) -> Letter:
             try:
                 documents += [_parse(data) for data in _unpacked(part, budget)]
             except ReportError as error:
-                problems.append(str(error))
+                problems.append(str(error)[:MAX_PROBLEM])
     except (RecursionError, LookupError, AttributeError, TypeError, ValueError) as error:
         # the email package has no error of its own for a message beyond its understanding
         return Letter("", False, (), (f"no message: {type(error).__name__}",))
