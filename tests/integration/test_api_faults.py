@@ -266,8 +266,9 @@ def hooked(lab: Lab, server: Server, load: Load, receiver: Receiver, webhook: di
         f"WHERE m.subject = '{load.token}'",
     )  # fmt: skip
     posts: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
-    for post in receiver.requests(f"/moody/{load.token}"):
-        assert post["headers"]["webhook-signature"] == signature(webhook["secret"], post)
+    path = f"/moody/{load.token}"
+    for post in receiver.requests(path):
+        assert post["headers"]["webhook-signature"] == signature(webhook["secret"], post), post
         posts[json.loads(post["body"])["data"]["id"]].append(post)
     unheard = set(json.loads(events)) - set(posts)
     assert unheard == set(), f"{len(unheard)} events were never posted"
@@ -277,7 +278,8 @@ def hooked(lab: Lab, server: Server, load: Load, receiver: Receiver, webhook: di
     assert len(ids) == len(posts), "two events under one id"
     repeated = sum(len(made) > 1 for made in posts.values())
     assert repeated, "the receiver failed now and then"
-    timer.say(f"{len(posts)} events posted, {repeated} of them more than once")
+    broken = len(receiver.requests(f"/incomplete{path}"))
+    timer.say(f"{len(posts)} events posted, {repeated} of them more than once, {broken} posts were broken off")
 
 
 @pytest.mark.faults

@@ -14,6 +14,12 @@ from . import problems
 from .database import Database
 
 _MAILBOX = ("address", "display_name", "quota_bytes", "enabled", "owner")
+# the service may write a password, and not read the one that is there
+_CHANGE = (
+    "UPDATE api.own_mailbox SET display_name = coalesce(%(display_name)s, display_name), "
+    "quota_bytes = coalesce(%(quota_bytes)s, quota_bytes), enabled = coalesce(%(enabled)s, enabled)"
+)
+_CHANGE_WITH_PASSWORD = f"{_CHANGE}, password = %(password)s"
 
 
 class AddressRows(Database):
@@ -45,16 +51,8 @@ class AddressRows(Database):
     async def change_mailbox(self, domain: str, address: str, change: dict[str, Any]) -> None:
         """Change what is not None."""
         async with self._change(domain) as connection:
-            await connection.execute(
-                "UPDATE api.own_mailbox SET display_name = coalesce(%(display_name)s, display_name), "
-                "quota_bytes = coalesce(%(quota_bytes)s, quota_bytes), enabled = coalesce(%(enabled)s, enabled) "
-                "WHERE address = %(address)s",
-                {**change, "address": address},
-            )
-            if change["password"] is not None:
-                await connection.execute(
-                    "UPDATE api.own_mailbox SET password = %s WHERE address = %s", (change["password"], address)
-                )
+            statement = _CHANGE if change["password"] is None else _CHANGE_WITH_PASSWORD
+            await connection.execute(statement + " WHERE address = %(address)s", {**change, "address": address})
 
     async def remove_mailbox(self, domain: str, address: str) -> None:
         """Its mail stays in the store."""
