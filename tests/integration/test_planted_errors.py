@@ -115,6 +115,7 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
      added("[Service]\nRestat=always")),
     ("api", "/etc/mailwright/api.json", "unknown-setting", swapped("'keep_days'", "'keep_dayz'")),
     ("api", "/etc/mailwright/api.json", "bad-value", swapped("api_connections", "0")),
+    ("api", "/etc/mailwright/api.json", "no-schedule", swapped("else none}", "else {'schedule': [0]} }")),
     ("api", "/etc/nginx/mailwright.d/api.conf", "wrong-path", swapped("proxy_set_header Host", "include /etc/none; #")),
     ("api", "/etc/systemd/system/mailwright-api.service", "unknown-key", added("[Service]\nRestat=always")),
     ("api", "/etc/systemd/system/mailwright-dispatch.service", "unknown-key", added("[Service]\nRestat=always")),

@@ -26,6 +26,7 @@ import psycopg
 from ansible_collections.mailwright.server.plugins.module_utils.sending import inbound, webhooks
 from systemd import daemon
 
+from .destinations import Destinations
 from .guard import Guard, RefusedError
 from .leases import Leases
 from .settings import Settings
@@ -122,6 +123,8 @@ class Poster:
         await self.queue.open()
         async with self.queue.alone(), asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.keep(self.prune))]
+            if self.settings.warmup is not None:
+                tasks.append(group.create_task(self.keep(Destinations(self.queue.pool).answer)))
             lease = group.create_task(self.keep(lambda: self.lease(group)))
             daemon.notify("READY=1")
             await self.stopping.wait()
@@ -211,8 +214,8 @@ class Queue(Leases):
         super().__init__("mailwright_webhooks", LOCK, 1, 6)
 
     async def lease(self, most: int, busy: Sequence[UUID]) -> list[Job]:
-        """Take what is due, a few of each webhook."""
-        async with self._transaction() as connection:
+        """Take what is due, a few of each webhook, in one statement."""
+        async with self.pool.connection() as connection:
             cursor = await connection.execute(
                 "UPDATE api.webhook_delivery d SET attempts = attempts + 1, changed_at = now(), "
                 "next_at = now() + make_interval(secs => %s) FROM api.webhook w WHERE w.id = d.webhook AND d.id IN ("
