@@ -7,13 +7,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: api_database
-short_description: Keep the sending API's database roles, schema and declared keys
+short_description: Keep the sending API's database roles, schema, declared keys and limits
 version_added: "0.1.0"
 author: mailwright contributors (@mailwright)
 description:
   - Makes sure that the roles C(mailwright_api), C(mailwright_dispatch) and C(mailwright_webhooks) exist, runs the
-    migrations of the schema C(api) that the directory's database lacks, and brings the keys that the inventory owns in
-    line.
+    migrations of the schema C(api) that the directory's database lacks, and brings the keys that the inventory owns
+    and the limits of domains in line.
   - Keys that were made by the API or by M(mailwright.server.api_key) are never changed or removed.
     A wanted key that has the name of one of those is an error.
   - The database and its owner must exist; M(mailwright.server.directory) creates them.
@@ -42,6 +42,28 @@ options:
         description: The key itself. Its hash is stored.
         type: str
         required: true
+      requests_per_minute:
+        description: Requests in each minute of the clock. No limit when not set.
+        type: int
+      recipients_per_hour:
+        description: Recipients in each hour of the clock. No limit when not set.
+        type: int
+  limits:
+    description: Limits of domains, which all keys of a domain share. Others are removed.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      domain:
+        description: The hosted domain.
+        type: str
+        required: true
+      requests_per_minute:
+        description: Requests in each minute of the clock. No limit when not set.
+        type: int
+      recipients_per_hour:
+        description: Recipients in each hour of the clock. No limit when not set.
+        type: int
   socket:
     description: Directory of the server's Unix socket.
     type: path
@@ -66,6 +88,7 @@ EXAMPLES = r"""
 - name: Bring the sending API's database in line with the inventory
   mailwright.server.api_database:
     keys: "{{ mail_model.api['keys'] }}"
+    limits: "{{ mail_model.api.limits }}"
 """
 
 RETURN = r"""
@@ -90,7 +113,23 @@ from ansible_collections.mailwright.server.plugins.module_utils.directory import
 from ansible_collections.mailwright.server.plugins.module_utils.sending import key_rows, schema
 from ansible_collections.mailwright.server.plugins.module_utils.sending import store as sending_store
 
+RATES = {"requests_per_minute": {"type": "int"}, "recipients_per_hour": {"type": "int"}}
 GUESTS = (schema.SERVICE, schema.DISPATCHER, schema.POSTER)
+
+
+class Wanted(NamedTuple):
+    """What the inventory says."""
+
+    keys: list[key_rows.Row]
+    limits: list[key_rows.Limit]
+
+
+class Todo(NamedTuple):
+    """Rows to remove and rows to add."""
+
+    keys: key_rows.Plan
+    remove: list[key_rows.Limit]
+    add: list[key_rows.Limit]
 
 
 class Outcome(NamedTuple):
@@ -118,7 +157,14 @@ def main() -> None:
                     "domain": {"type": "str", "required": True},
                     "scopes": {"type": "list", "elements": "str", "required": True},
                     "key": {"type": "str", "required": True, "no_log": True},
+                    **RATES,
                 },
+            },
+            "limits": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {"domain": {"type": "str", "required": True}, **RATES},
             },
             "socket": {"type": "path", "default": "/var/run/postgresql"},
             "dbname": {"type": "str", "default": "mailwright"},
@@ -127,7 +173,8 @@ def main() -> None:
     )
     try:
         cluster.database_name(module.params["dbname"])
-        wanted = key_rows.wanted(module.params.pop("keys"))
+        limits = [key_rows.Limit(**limit) for limit in module.params["limits"]]
+        wanted = Wanted(key_rows.wanted(module.params.pop("keys")), limits)
         outcome = examine(module, wanted) if module.check_mode else apply(module.params, wanted)
     except (ValueError, store.StoreError, directory_schema.SchemaError, RefusedError) as error:
         module.fail_json(msg=str(error))
@@ -146,12 +193,12 @@ def main() -> None:
     module.exit_json(**result)
 
 
-def examine(module: AnsibleModule, wanted: list[key_rows.Row]) -> Outcome:
+def examine(module: AnsibleModule, wanted: Wanted) -> Outcome:
     """The plan of an apply. What cannot be reached counts as absent."""
     params = module.params
     roles: dict[str, cluster.Role] = {}
     databases: dict[str, cluster.Database] = {}
-    found: list[key_rows.Row] = []
+    found = Wanted([], [])
     applied: dict[int, str] = {}
     try:
         with store.connect(params["socket"], store.ADMIN, store.ADMIN) as admin:
@@ -163,39 +210,51 @@ def examine(module: AnsibleModule, wanted: list[key_rows.Row]) -> Outcome:
         with store.connect(params["socket"], params["dbname"], cluster.OWNER) as owner:
             applied = store.applied_versions(owner, schema.NAME)
             if applied:
-                found = sending_store.read_keys(owner)
+                found = read(owner)
     steps = cluster.guest_steps(roles, databases, params["dbname"], GUESTS)
     migrations = directory_schema.pending(applied, schema.MIGRATIONS, schema.NAME)
     return outcome(steps, migrations, checked_plan(found, wanted))
 
 
-def apply(params: dict[str, Any], wanted: list[key_rows.Row]) -> Outcome:
-    """Brings roles, schema and keys in line."""
+def apply(params: dict[str, Any], wanted: Wanted) -> Outcome:
+    """Brings roles, schema, keys and limits in line."""
     with store.connect(params["socket"], store.ADMIN, store.ADMIN) as admin:
         store.take_run_lock(admin)
         steps = cluster.guest_steps(*store.read_cluster(admin), params["dbname"], GUESTS)
         store.apply_cluster(admin, steps)
         with store.connect(params["socket"], params["dbname"], cluster.OWNER) as owner:
             migrations = store.migrate(owner, schema.MIGRATIONS, schema.NAME)
-            todo = checked_plan(sending_store.read_keys(owner), wanted)
-            sending_store.write_keys(owner, todo)
+            todo = checked_plan(read(owner), wanted)
+            sending_store.write_keys(owner, todo.keys)
+            sending_store.write_limits(owner, todo.remove, todo.add)
     return outcome(steps, migrations, todo)
 
 
-def checked_plan(found: list[key_rows.Row], wanted: list[key_rows.Row]) -> key_rows.Plan:
-    """The plan of the keys, if it may be carried out. Raises RefusedError."""
-    conflicts = key_rows.conflicts(found, wanted)
+def read(owner: Any) -> Wanted:
+    """What there is."""
+    return Wanted(sending_store.read_keys(owner), sending_store.read_limits(owner))
+
+
+def checked_plan(found: Wanted, wanted: Wanted) -> Todo:
+    """The plan of keys and limits, if it may be carried out. Raises RefusedError."""
+    conflicts = key_rows.conflicts(found.keys, wanted.keys)
     if conflicts:
         raise RefusedError("The inventory and the API disagree; no key was changed:\n" + "\n".join(conflicts))
-    return key_rows.plan(found, wanted)
+    have, want = set(found.limits), set(wanted.limits)
+    return Todo(
+        key_rows.plan(found.keys, wanted.keys), sorted(have - want, key=str), sorted(want - have, key=str)
+    )  # fmt: skip
 
 
-def outcome(steps: list[cluster.Step], migrations: list[directory_schema.Migration], todo: key_rows.Plan) -> Outcome:
+def outcome(steps: list[cluster.Step], migrations: list[directory_schema.Migration], todo: Todo) -> Outcome:
     """The plan as lines, in the order in which it is carried out."""
     added = [step.after for step in steps]
     added += [f"migration {schema.NAME} {migration.version} {migration.title}" for migration in migrations]
     removed = [step.before for step in steps if step.before is not None]
-    return Outcome(removed + [str(row) for row in todo.remove], added + [str(row) for row in todo.add])
+    return Outcome(
+        removed + [str(row) for row in (*todo.keys.remove, *todo.remove)],
+        added + [str(row) for row in (*todo.keys.add, *todo.add)],
+    )
 
 
 if __name__ == "__main__":

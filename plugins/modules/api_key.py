@@ -12,7 +12,7 @@ version_added: "0.1.0"
 author: mailwright contributors (@mailwright)
 description:
   - Makes a key for a hosted domain. The key is in the result once, when it is made; the host stores its hash.
-  - A key that exists keeps its text; its scopes are brought in line.
+  - A key that exists keeps its text; its scopes and limits are brought in line.
   - Keys of the inventory (C(mail_api.keys)) are refused; change them there.
   - Connects by Unix socket and peer authentication as C(mailwright), so it runs as root.
 options:
@@ -29,6 +29,12 @@ options:
     type: list
     elements: str
     default: []
+  requests_per_minute:
+    description: Requests in each minute of the clock. No limit when not set.
+    type: int
+  recipients_per_hour:
+    description: Recipients in each hour of the clock. No limit when not set.
+    type: int
   state:
     description: Whether the key is there.
     type: str
@@ -99,6 +105,8 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "domain": {"type": "str", "required": True},
             "scopes": {"type": "list", "elements": "str", "default": []},
+            "requests_per_minute": {"type": "int"},
+            "recipients_per_hour": {"type": "int"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "socket": {"type": "path", "default": "/var/run/postgresql"},
             "dbname": {"type": "str", "default": "mailwright"},
@@ -109,9 +117,13 @@ def main() -> None:
     try:
         place = params["domain"].lower(), keys.check_name(params["name"])
         scopes = keys.check_scopes(params["scopes"]) if params["state"] == "present" else []
+        for rate in ("requests_per_minute", "recipients_per_hour"):
+            if params[rate] is not None and params[rate] < 1:
+                raise ValueError(f"{rate}: is {params[rate]}: write a number from 1 on")
         cluster.database_name(params["dbname"])
         with store.connect(params["socket"], params["dbname"], cluster.OWNER) as owner:
-            before, todo, made = plan(owner, place, scopes)
+            limit = key_rows.Limit(place[0], params["requests_per_minute"], params["recipients_per_hour"])
+            before, todo, made = plan(owner, place, scopes, limit)
             if not module.check_mode:
                 sending_store.write_keys(owner, todo)
     except (ValueError, store.StoreError, RefusedError) as error:
@@ -122,7 +134,7 @@ def main() -> None:
     elif made is not None and not module.check_mode:
         result.update(id=made.id, key=made.text)
     if module._diff:
-        new = "key {} {!a} scopes={}\n".format(*place, ",".join(scopes))
+        new = "key {} {!a} scopes={}{}\n".format(*place, ",".join(scopes), key_rows.rates(limit))
         # the id of a key that does not exist yet differs between the plan and the apply
         after = new if made is not None else "".join(f"{row}\n" for row in todo.add)
         result["diff"] = {
@@ -135,7 +147,7 @@ def main() -> None:
 
 
 def plan(
-    owner: Any, place: key_rows.Place, scopes: list[str]
+    owner: Any, place: key_rows.Place, scopes: list[str], limit: key_rows.Limit
 ) -> tuple[key_rows.Row | None, key_rows.Plan, keys.Key | None]:
     """The key as it is, what is to be done, and the key that this makes. Without scopes it is to go."""
     if not store.applied_versions(owner, schema.NAME):
@@ -147,13 +159,20 @@ def plan(
     if not scopes:
         return before, key_rows.Plan([before] if before else [], []), None
     if before is not None:
-        after = before._replace(scopes=tuple(scopes))
+        after = bound(before._replace(scopes=tuple(scopes)), limit)
         return before, key_rows.Plan([], []) if after == before else key_rows.Plan([before], [after]), None
     domain, name = place
     if domain not in sending_store.hosted_domains(owner):
         raise RefusedError(f"domain: {domain!a} is not hosted here")
     made = keys.generate()
-    return None, key_rows.Plan([], [key_rows.row(domain, name, scopes, made, key_rows.API)]), made
+    return None, key_rows.Plan([], [bound(key_rows.row(domain, name, scopes, made, key_rows.API), limit)]), made
+
+
+def bound(row: key_rows.Row, limit: key_rows.Limit) -> key_rows.Row:
+    """The row with these limits."""
+    return row._replace(
+        requests_per_minute=limit.requests_per_minute, recipients_per_hour=limit.recipients_per_hour
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -340,7 +340,7 @@ def test_every_route_wants_a_key_and_its_scope(
         "GET /livez", "GET /readyz", "GET /unsubscribe/{token}", "POST /unsubscribe/{token}"
     }  # fmt: skip
     assert {path for path, scope in seen.items() if scope == "host"} == {"GET /metrics"}
-    assert len(seen) == 81
+    assert len(seen) == 83
 
 
 def test_another_domain_s_things_do_not_exist(acme: Api, globex: Api, description: dict[str, Any], token: str) -> None:

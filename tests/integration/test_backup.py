@@ -328,7 +328,7 @@ def test_encryption_is_ended_for_new_mail_alone_and_a_lost_key_is_not_replaced(
     append("encrypted again")
     assert host.ssh(PLAIN).split() == [plain]
     assert count(content(lab, user)) == count(readable) + 1
-    host.ssh(f"doveadm expunge -u {user} mailbox INBOX or subject 'in the clear' subject 'encrypted again'")
+    host.ssh(f"doveadm expunge -u {user} mailbox INBOX '(' subject 'in the clear' or subject 'encrypted again' ')'")
     assert content(lab, user)["INBOX"]["messages"] == original.mailboxes[user]["INBOX"]["messages"]
 
     host.ssh(f"mv {key} {key}.aside")

@@ -347,7 +347,9 @@ def test_a_feature_goes_and_comes_back_as_planned(host: Target, wanted: bool) ->
 
 
 API = {
-    "keys": [{"name": "shop", "domain": "acme.test", "scopes": ["emails.write"], "key": f"mw_{'0' * 12}_{'1' * 48}"}]
+    "keys": [{"name": "shop", "domain": "acme.test", "scopes": ["emails.write"], "key": f"mw_{'0' * 12}_{'1' * 48}"}],
+    "limits": [{"domain": "acme.test", "requests_per_minute": 600}],
+    "warmup": {"relay": "[relay.example.net]:587"},
 }
 # what systemd-sysusers, enabling a unit, and config_tree itself write
 BESIDE_API = re.compile(
@@ -382,6 +384,7 @@ def test_the_sending_api_comes_and_goes_as_planned(host: Target, wanted: dict[st
         assert {name for name, _version in planned.packages} >= {"python3-fastapi", "python3-psycopg-pool"}
         key = "+key acme.test 'shop' id=000000000000 scopes=emails.write"
         assert key in planned.rows and "+role mailwright_api" in planned.rows
+        assert "+limit acme.test requests_per_minute=600" in planned.rows
         assert "1" * 48 not in host.site("--check", "--diff", *options).stdout
     else:
         assert not planned.packages and not planned.rows

@@ -84,7 +84,7 @@ class Undisturbed:
         """Take it away again, whatever has happened."""
 
     def caused(self) -> str:
-        """What the fault has done, seen; fails if that is too little for a whole cycle."""
+        """What the fault has done, seen; fails if that is too little."""
         return "no fault"
 
     def step(self, days: float) -> list[str]:
@@ -161,6 +161,69 @@ class Killed(Undisturbed):
         return f"killed after writes: {counts}; {self.runs} whole runs failed"
 
 
+class Refused(Undisturbed):
+    """The name server lists its zones but refuses every update, until a second run."""
+
+    def begin(self) -> None:
+        self.refusals = 0
+
+    def allow(self, actions: str) -> None:
+        self.lab.ssh("ns1", rf"sed -i '/^ *key: lab$/{{n;s/action: .*/action: [ {actions} ]/}}' /etc/knot/knot.conf")
+        self.lab.ssh("ns1", "knotc reload >/dev/null")
+
+    def end(self) -> None:
+        self.allow("update, transfer")
+
+    def step(self, days: float) -> list[str]:
+        self.allow("transfer")
+        done = self.attempt(days)
+        self.allow("update, transfer")
+        if done.returncode:
+            assert "this key may not do that" in done.stdout + done.stderr, done.stdout[-4000:]
+            self.refusals += 1
+        return self.run(days + 0.01)
+
+    def caused(self) -> str:
+        assert self.refusals
+        return f"{self.refusals} publications refused"
+
+
+class Silent(Undisturbed):
+    """The name server answers everybody but the controller, whose questions all time out, until a second run."""
+
+    def begin(self) -> None:
+        self.silences = 0
+        # the lab's gateway
+        self.controller = self.lab.ssh("ns1", "ip -4 route show default").split()[2]
+
+    def rules(self, action: str) -> None:
+        for number, protocol in enumerate(("udp", "tcp"), 10):
+            rule = f"pref {number} to {self.controller} ipproto {protocol} sport 53"
+            self.lab.ssh("ns1", f"ip rule {action} {rule} blackhole", check=action == "add")
+
+    def end(self) -> None:
+        self.rules("del")
+
+    def step(self, days: float) -> list[str]:
+        self.rules("add")
+        try:
+            before = self.all_states()
+            done = self.attempt(days)
+            # by our clock or by the system's
+            timed_out = re.search("no answer within|Connection timed out", done.stdout)
+            assert done.returncode and timed_out, done.stdout[-4000:]
+            # only what the clock alone decides happens: keys are made that are due
+            assert set(state_of(before).items()) <= set(state_of(self.all_states()).items())
+            self.silences += 1
+        finally:
+            self.rules("del")
+        return self.run(days + 0.01)
+
+    def caused(self) -> str:
+        assert self.silences
+        return f"{self.silences} runs without an answer"
+
+
 def state_of(text: str) -> dict[str, str]:
     """Selector -> state, of some state files one behind the other."""
     found: dict[str, str] = {}
@@ -172,7 +235,81 @@ def state_of(text: str) -> dict[str, str]:
     return found
 
 
-FAULTS = (Killed,)
+class Backwards(Undisturbed):
+    """Before each run one with both clocks three days back, and one with one of them, in turn."""
+
+    def begin(self) -> None:
+        self.behind = self.ignored = 0
+
+    def step(self, days: float) -> list[str]:
+        self.run(days - 3)
+        self.behind += '"seen"' in self.all_states()
+        before = state_of(self.all_states())
+        host, observer = (days - 3, days) if self.ignored % 2 else (days, days - 3)
+        done = self.attempt(host, observer)
+        assert done.returncode == 0, done.stdout[-4000:]
+        self.ignored += "off this host's clock" in " ".join((done.stdout + done.stderr).split())
+        after = state_of(self.all_states())
+        assert set(before.items()) <= set(after.items())
+        return self.run(days)
+
+    def caused(self) -> str:
+        assert self.behind and self.ignored, (self.behind, self.ignored)
+        return f"{self.behind} runs with a clock behind, {self.ignored} whose observations were ignored"
+
+
+class Restored(Undisturbed):
+    """Before every other run the state files of before the last one come back."""
+
+    def begin(self) -> None:
+        self.saved = "/root/dkim-states"
+        self.count = self.restored = 0
+        self.lab.ssh("mx1", f"rm -rf {self.saved}")
+
+    def end(self) -> None:
+        self.lab.ssh("mx1", f"rm -rf {self.saved}")
+
+    def restore(self, number: int) -> None:
+        script = (
+            f"cd {self.saved}/{number} && for d in *; do cmp -s $d/state.json {STORE}/$d/state.json || echo differs; "
+            f"cp -p $d/state.json {STORE}/$d/state.json; done"
+        )
+        self.restored += "differs" in self.lab.ssh("mx1", script)
+
+    def step(self, days: float) -> list[str]:
+        self.lab.ssh("mx1", f"mkdir -p {self.saved} && cp -a {STORE} {self.saved}/{self.count}")
+        if self.count % 2:
+            self.restore(self.count - 1)
+        self.count += 1
+        return self.run(days)
+
+    def caused(self) -> str:
+        assert self.restored
+        return f"{self.restored} times an older state than the one on disk"
+
+
+class InTurn(Undisturbed):
+    """Each run under another fault than the one before: an update refused, no answer, a clock behind, an old state."""
+
+    def begin(self) -> None:
+        kinds = (Refused, Silent, Backwards, Restored)
+        self.scenes = [kind(self.lab, self.clock, self.directory) for kind in kinds]
+        self.steps = 0
+
+    def end(self) -> None:
+        for scene in self.scenes:
+            scene.end()
+
+    def step(self, days: float) -> list[str]:
+        scene = self.scenes[self.steps % len(self.scenes)]
+        self.steps += 1
+        return scene.step(days)
+
+    def caused(self) -> str:
+        return "; ".join(scene.caused() for scene in self.scenes)
+
+
+FAULTS = (Killed, Refused, InTurn)
 
 
 @pytest.fixture(scope="module")

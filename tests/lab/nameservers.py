@@ -39,11 +39,11 @@ class Knot:
             wait_until(lambda zone=zone: self._served(zone), 60, f"knot serves {zone}")  # type: ignore[misc]
 
     def remove(self, zones: Sequence[str]) -> None:
-        lines = [f"rm -f /etc/knot/zones.d/{zone}.conf /var/lib/knot/zones/{zone}.zone" for zone in zones]
-        names = " ".join(zones)
-        lines += [
+        files = " ".join(f"/etc/knot/zones.d/{zone}.conf /var/lib/knot/zones/{zone}.zone" for zone in zones)
+        lines = [
+            f"rm -f {files}",
             "knotc reload >/dev/null",
-            f"for zone in {names}; do knotc -f zone-purge +orphan $zone; done >/dev/null",
+            f"knotc -f zone-purge +orphan {' '.join(zones)} >/dev/null",
         ]
         self.lab.ssh("ns1", "sh", data="\n".join(lines))
 

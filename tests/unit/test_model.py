@@ -14,6 +14,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.model import val
 from ansible_collections.mailwright.server.plugins.module_utils.model.build import Built, build_model
 from ansible_collections.mailwright.server.plugins.module_utils.model.errors import UNREADABLE, ModelError
 from ansible_collections.mailwright.server.plugins.module_utils.model.spec import OPTIONS
+from ansible_collections.mailwright.server.plugins.module_utils.sending.warmup import SCHEDULE
 
 SHA512 = "$6$saltsalt$" + "a" * 86
 ACME_DNS = {"server": "198.51.100.2", "key_name": "acme", "key_secret": "c2l4dGVlbiBieXRlcyBvciBtb3Jl"}
@@ -172,7 +173,7 @@ API_KEY = {"name": "shop", "domain": "acme.test", "scopes": ["emails.write"], "k
 
 def test_the_sending_api() -> None:
     assert build_model(inventory()).model["api"] is None
-    assert build_model(inventory(mail_api={})).model["api"] == {"keys": []}
+    assert build_model(inventory(mail_api={})).model["api"] == {"keys": [], "limits": [], "warmup": None}
     other = {**API_KEY, "name": "crm", "domain": "Acme.Test", "key": f"mw_{'c' * 12}_{'b' * 48}"}
     scopes = ["emails.write", "emails.read", "emails.write"]
     api = build_model(inventory(mail_api={"keys": [API_KEY, {**other, "scopes": scopes}]})).model["api"]
@@ -195,12 +196,49 @@ def test_the_sending_api() -> None:
         ({"scopes": [1]}, "mail_api.keys[0].scopes[0]: is a number: write a string"),
         ({"name": "a/b"}, "mail_api.keys[0].name: 'a/b' is not a name"),
         ({"secret": "x"}, "mail_api.keys[0].secret: is not a key that is known here"),
+        ({"requests_per_minute": 0}, "mail_api.keys[0].requests_per_minute: 0 is not a whole number from 1"),
+        ({"recipients_per_hour": "9"}, "mail_api.keys[0].recipients_per_hour: '9' is not a whole number from 1"),
     ],
 )
 def test_keys_of_the_sending_api_are_checked(change: dict[str, Any], error: str) -> None:
     found = errors_of(inventory(mail_api={"keys": [{**API_KEY, **change}]}))
     assert len(found) == 1 and found[0].startswith(error), found
     assert "s3cret" not in found[0]
+
+
+def test_limits_and_warm_up_of_the_sending_api() -> None:
+    api = build_model(
+        inventory(mail_api={"warmup": {}, "limits": [{"domain": "Acme.test", "recipients_per_hour": 100}]})
+    ).model["api"]
+    assert api is not None and api["warmup"] == {"schedule": list(SCHEDULE), "relay": ""}
+    assert api["limits"] == [{"domain": "acme.test", "requests_per_minute": None, "recipients_per_hour": 100}]
+    api = build_model(inventory(mail_api={"warmup": {"schedule": [5, 5], "relay": "[Relay.example.net]"}})).model["api"]
+    assert api is not None and api["warmup"] == {"schedule": [5, 5], "relay": "[relay.example.net]:25"}
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"limits": [{"domain": "globex.test"}]}, "mail_api.limits[0].domain: 'globex.test' is not hosted here"),
+        ({"limits": [{}]}, "mail_api.limits[0].domain: is missing"),
+        (
+            {"limits": [{"domain": "acme.test"}, {"domain": "acme.test"}]},
+            "mail_api.limits[1].domain: 'acme.test' has limits already",
+        ),
+        (
+            {"limits": [{"domain": "acme.test", "requests_per_minute": 1.5}]},
+            "mail_api.limits[0].requests_per_minute: 1.5 is not a whole number",
+        ),
+        ({"warmup": {"schedule": [5, 4]}}, "mail_api.warmup.schedule: goes down from 5 to 4: write numbers that grow"),
+        ({"warmup": {"schedule": []}}, "mail_api.warmup.schedule: is no schedule: write a list"),
+        ({"warmup": {"relay": "smtp.example.net"}}, "mail_api.warmup.relay: 'smtp.example.net' is not a relay: write"),
+        ({"warmup": {"relay": "[x.example]:0"}}, "mail_api.warmup.relay: '[x.example]:0' is not a relay: write"),
+        ({"warmup": {"days": 3}}, "mail_api.warmup.days: is not a key that is known here"),
+    ],
+)
+def test_limits_and_warm_up_are_checked(change: dict[str, Any], error: str) -> None:
+    found = errors_of(inventory(mail_api=change))
+    assert len(found) == 1 and found[0].startswith(error), found
 
 
 def test_keys_of_the_sending_api_are_told_apart() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 from ansible_collections.mailwright.server.plugins.module_utils.dkim.state import numbered_selector
 from ansible_collections.mailwright.server.plugins.module_utils.dns.names import MAX_NAME
 from ansible_collections.mailwright.server.plugins.module_utils.reports import addresses
-from ansible_collections.mailwright.server.plugins.module_utils.sending import keys
+from ansible_collections.mailwright.server.plugins.module_utils.sending import keys, warmup
 
 from .errors import UNREADABLE, ModelError, Problems, Unreadable, key_shown, kind, shown
 from .repository import (
@@ -40,6 +40,7 @@ from .values import (
     parse_mailbox_name,
     parse_password,
     parse_password_hash,
+    parse_relay,
     parse_resolver,
     parse_size,
     parse_text,
@@ -51,6 +52,8 @@ DERIVED_NAMES = ("abuse", "postmaster")  # RFC 2142: they must exist in every do
 LONGEST_CYCLE_SHOWN = 6
 CHALLENGES = ("http-01", "dns-01")  # RFC 8555 sections 8.3 and 8.4
 KEY_TYPES = ("rsa", "ecdsa")
+# of requests in a minute, of recipients in an hour
+LARGEST_RATE = 1_000_000_000
 TSIG_ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 
 T = TypeVar("T")
@@ -130,10 +133,25 @@ class ApiKey(TypedDict):
     domain: str
     scopes: list[str]
     key: str
+    requests_per_minute: int | None
+    recipients_per_hour: int | None
+
+
+class ApiLimit(TypedDict):
+    domain: str
+    requests_per_minute: int | None
+    recipients_per_hour: int | None
+
+
+class Warmup(TypedDict):
+    schedule: list[int]
+    relay: str
 
 
 class Api(TypedDict):
     keys: list[ApiKey]
+    limits: list[ApiLimit]
+    warmup: Warmup | None
 
 
 class Domain(TypedDict):
@@ -289,7 +307,7 @@ class _Builder:
             "features": features,
             "tls": self.tls(values["mail_tls"], hostname, admin.address if admin else "", features),
             "dns": self.dns(values["mail_dns"], hostname),
-            "api": None if values["mail_api"] is None else {"keys": self.api_keys(values["mail_api"]["keys"])},
+            "api": None if values["mail_api"] is None else self.api(values["mail_api"]),
             "reports_from": self.reports_from(admin),
             "backup": None if values["mail_backup"] is None else self.backup(values["mail_backup"]),
             "domains": [self.domains[name] for name in sorted(self.domains)],
@@ -422,6 +440,43 @@ class _Builder:
                 )
         return name
 
+    def api(self, values: dict[str, Any]) -> Api:
+        return {
+            "keys": self.api_keys(values["keys"]),
+            "limits": self.api_limits(values["limits"]),
+            "warmup": None if values["warmup"] is None else self.warmup(values["warmup"]),
+        }
+
+    def warmup(self, values: dict[str, Any]) -> Warmup:
+        schedule = self.attempt("mail_api.warmup.schedule", warmup.check_schedule, values["schedule"])
+        relay = self.attempt("mail_api.warmup.relay", parse_relay, values["relay"])
+        return {"schedule": list(schedule or ()), "relay": relay or ""}
+
+    def api_limits(self, entries: list[tuple[str, dict[str, Any] | None]]) -> list[ApiLimit]:
+        found: dict[str, ApiLimit] = {}
+        for path, entry in entries:
+            if entry is None:
+                continue
+            domain = self.attempt(f"{path}.domain", parse_domain, entry["domain"])
+            if domain is not None and domain not in self.domains and not self.unsure_domains:
+                self.problems.error(f"{path}.domain", f"{shown(domain)} is not hosted here: write a domain that is")
+            if domain in found:
+                self.problems.error(f"{path}.domain", f"{shown(domain)} has limits already: write all in one entry")
+            if domain is not None:
+                requests, recipients = self.rates(path, entry)
+                found[domain] = {
+                    "domain": domain, "requests_per_minute": requests, "recipients_per_hour": recipients
+                }  # fmt: skip
+        return [found[domain] for domain in sorted(found)]
+
+    def rates(self, path: str, entry: dict[str, Any]) -> tuple[int | None, int | None]:
+        """Requests in a minute and recipients in an hour, where they are limited."""
+        check = partial(parse_count, 1, LARGEST_RATE)
+        return (
+            self.attempt(f"{path}.requests_per_minute", check, entry["requests_per_minute"]),
+            self.attempt(f"{path}.recipients_per_hour", check, entry["recipients_per_hour"]),
+        )
+
     def api_keys(self, entries: list[tuple[str, dict[str, Any] | None]]) -> list[ApiKey]:
         found: dict[tuple[str, str], ApiKey] = {}
         ids: dict[str, str] = {}
@@ -434,6 +489,7 @@ class _Builder:
             if not any(isinstance(scope, Unreadable) for scope in entry["scopes"]):
                 scopes = self.attempt(f"{path}.scopes", keys.check_scopes, entry["scopes"])
             key = self.attempt(f"{path}.key", keys.parse, entry["key"])
+            requests, recipients = self.rates(path, entry)
             if domain is not None and domain not in self.domains and not self.unsure_domains:
                 self.problems.error(f"{path}.domain", f"{shown(domain)} is not hosted here: write a domain that is")
             if key is not None and ids.setdefault(key.id, path) != path:
@@ -442,7 +498,10 @@ class _Builder:
                 continue
             if (domain, name) in found:
                 self.problems.error(f"{path}.name", f"{shown(name)} is already a key of {domain}: write another name")
-            found[domain, name] = {"name": name, "domain": domain, "scopes": scopes, "key": key.text}
+            found[domain, name] = {
+                "name": name, "domain": domain, "scopes": scopes, "key": key.text,
+                "requests_per_minute": requests, "recipients_per_hour": recipients,
+            }  # fmt: skip
         return [found[where] for where in sorted(found)]
 
     def parked_domains(self, values: list[object], hostname: str) -> list[str]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.mailwright.server.plugins.module_utils.sending.warmup import SCHEDULE
+
 Options = dict[str, dict[str, Any]]
 
 MAILBOX_OPTIONS: Options = {
@@ -460,6 +462,44 @@ API_KEY_OPTIONS: Options = {
             "Make one with M(mailwright.server.api_key#module), or as the page on the sending API shows.",
         ],
     },
+    "requests_per_minute": {
+        "type": "raw",
+        "description": "How many requests the key may make in each minute of the clock. No limit when not set.",
+    },
+    "recipients_per_hour": {
+        "type": "raw",
+        "description": "How many recipients the key may write to in each hour of the clock. No limit when not set.",
+    },
+}
+
+API_LIMIT_OPTIONS: Options = {
+    "domain": {"type": "str", "required": True, "description": "The hosted domain whose keys are limited together."},
+    "requests_per_minute": {
+        "type": "raw",
+        "description": "How many requests all of its keys may make in each minute of the clock.",
+    },
+    "recipients_per_hour": {
+        "type": "raw",
+        "description": "How many recipients all of its keys may write to in each hour of the clock.",
+    },
+}
+
+API_WARMUP_OPTIONS: Options = {
+    "schedule": {
+        "type": "raw",
+        "default": list(SCHEDULE),
+        "description": [
+            "Messages a day, day by day, in all and to each receiving provider. After the last one there is no cap.",
+            "The default are thirty days from 250 to 50000.",
+        ],
+    },
+    "relay": {
+        "type": "str",
+        "description": [
+            "A mail server that takes what is over an hour's cap, such as V([smtp.example.net]:587), without a log-in.",
+            "When not set, it waits.",
+        ],
+    },
 }
 
 API_OPTIONS: Options = {
@@ -469,6 +509,21 @@ API_OPTIONS: Options = {
         "default": [],
         "options": API_KEY_OPTIONS,
         "description": "Keys that the inventory owns. Those made by the API or by the module are left alone.",
+    },
+    "limits": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": API_LIMIT_OPTIONS,
+        "description": "Limits of domains. One that is not named has none.",
+    },
+    "warmup": {
+        "type": "dict",
+        "options": API_WARMUP_OPTIONS,
+        "description": [
+            "Send more from one day to the next, as receivers expect of an address that is new to them.",
+            "C({}) does it with the default schedule. Off when not set.",
+        ],
     },
 }
 

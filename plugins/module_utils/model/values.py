@@ -212,6 +212,18 @@ def parse_resolver(text: str) -> str:
         raise ValueError(f"{shown(text)} is not an IP address: write 192.0.2.53 or 2001:db8::53, say") from None
 
 
+def parse_relay(text: str) -> str:
+    """Where Postfix is to send mail on to: a host, in brackets as its MX records do not count, and a port."""
+    found = re.fullmatch(r"\[([^\[\]]+)\](?::([1-9][0-9]{0,4}))?", text)
+    try:
+        if found is None or int(found[2] or 25) > 65535:
+            raise ValueError
+        host = parse_hostname(found[1])
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not a relay: write one such as [smtp.example.net]:587") from None
+    return f"[{host}]:{found[2] or 25}"
+
+
 def parse_url(text: str) -> str:
     """An HTTPS URL, in ASCII and without user, password, query and fragment."""
     try:

@@ -1,7 +1,7 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Keys as rows: what the inventory wants against what the database has (pure)."""
+"""Keys and limits of domains as rows: what the inventory wants against what the database has (pure)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,32 @@ class Row(NamedTuple):
     hash: bytes
     scopes: tuple[str, ...]
     owner: str
+    requests_per_minute: int | None = None
+    recipients_per_hour: int | None = None
 
     @property
     def place(self) -> Place:
         return self.domain, self.name
 
     def __str__(self) -> str:
-        return f"key {self.domain} {self.name!a} id={self.id} scopes={','.join(self.scopes)}"
+        return f"key {self.domain} {self.name!a} id={self.id} scopes={','.join(self.scopes)}{rates(self)}"
+
+
+class Limit(NamedTuple):
+    """A row of api.domain_limit."""
+
+    domain: str
+    requests_per_minute: int | None
+    recipients_per_hour: int | None
+
+    def __str__(self) -> str:
+        return f"limit {self.domain}{rates(self)}"
+
+
+def rates(row: Row | Limit) -> str:
+    """What is limited, for the plan."""
+    names = ("requests_per_minute", "recipients_per_hour")
+    return "".join(f" {name}={getattr(row, name)}" for name in names if getattr(row, name) is not None)
 
 
 class Plan(NamedTuple):
@@ -53,7 +72,7 @@ def wanted(declared: Iterable[Mapping[str, Any]]) -> list[Row]:
             keys.check_scopes(entry["scopes"]),
             keys.parse(entry["key"]),
             INVENTORY,
-        )
+        )._replace(requests_per_minute=entry["requests_per_minute"], recipients_per_hour=entry["recipients_per_hour"])
         for entry in declared
     ]
 
@@ -69,4 +88,4 @@ def plan(found: Iterable[Row], rows: Iterable[Row]) -> Plan:
     """What makes the inventory's keys those of the model, and leaves the others alone."""
     own = {known for known in found if known.owner == INVENTORY}
     want = set(rows)
-    return Plan(sorted(own - want), sorted(want - own))
+    return Plan(sorted(own - want, key=str), sorted(want - own, key=str))

@@ -5,18 +5,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..directory import store
 from . import webhooks
-from .key_rows import Plan, Row
+from .key_rows import Limit, Plan, Row
 
 
 def read_keys(owner: Any) -> list[Row]:
     """All keys."""
     with store.translated("reading the keys"):
-        rows = owner.execute("SELECT id, domain, name, hash, scopes, owner FROM api.key").fetchall()
-    return [Row(row[0], row[1], row[2], bytes(row[3]), tuple(row[4]), row[5]) for row in rows]
+        rows = owner.execute(
+            # as JSON: a plan may meet a schema that does not have these columns yet
+            "SELECT id, domain, name, hash, scopes, owner, (to_jsonb(key)->>'requests_per_minute')::int, "
+            "(to_jsonb(key)->>'recipients_per_hour')::int FROM api.key"
+        ).fetchall()
+    return [Row(row[0], row[1], row[2], bytes(row[3]), tuple(row[4]), *row[5:]) for row in rows]
 
 
 def write_keys(owner: Any, todo: Plan) -> None:
@@ -26,9 +31,28 @@ def write_keys(owner: Any, todo: Plan) -> None:
             owner.execute("DELETE FROM api.key WHERE id = %s AND owner = %s", (row.id, row.owner))
         for row in todo.add:
             owner.execute(
-                "INSERT INTO api.key (id, domain, name, hash, scopes, owner) VALUES (%s, %s, %s, %s, %s, %s)",
-                (row.id, row.domain, row.name, row.hash, list(row.scopes), row.owner),
+                "INSERT INTO api.key (id, domain, name, hash, scopes, owner, requests_per_minute, "
+                "recipients_per_hour) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+                (*row[:4], list(row.scopes), *row[5:]),
             )
+
+
+def read_limits(owner: Any) -> list[Limit]:
+    """The limits of all domains; none where the schema does not know of any yet."""
+    with store.translated("reading the limits"):
+        if owner.execute("SELECT to_regclass('api.domain_limit')").fetchone()[0] is None:
+            return []
+        rows = owner.execute("SELECT domain, requests_per_minute, recipients_per_hour FROM api.domain_limit").fetchall()
+    return [Limit(*row) for row in rows]
+
+
+def write_limits(owner: Any, remove: Sequence[Limit], add: Sequence[Limit]) -> None:
+    """Carries the plan out, whole or not at all."""
+    with store.translated("writing the limits"), owner.transaction():
+        for row in remove:
+            owner.execute("DELETE FROM api.domain_limit WHERE domain = %s", (row.domain,))
+        for row in add:
+            owner.execute("INSERT INTO api.domain_limit VALUES (%s, %s, %s)", row)
 
 
 def hosted_domains(owner: Any) -> set[str]:

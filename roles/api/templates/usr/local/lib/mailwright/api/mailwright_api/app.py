@@ -16,7 +16,8 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from . import addresses, emails, hooks, resources, statistics, streams, templates
+from . import addresses, emails, hooks, resources, statistics, streams, templates, warmup
+from .outgoing import rate_headers
 from .problems import MEDIA_TYPE, ApiError, not_found
 from .renderer import Renderer
 from .routing import (
@@ -55,16 +56,25 @@ async def show_domain(caller: Known, name: Annotated[str, Path(max_length=253)])
     return {"name": caller.domain}
 
 
+@router.get("/domains/{name}/limits", response_model=resources.LimitList, summary="List the limits of key and domain")
+@scope("domains.read")
+async def list_limits(request: Request, caller: Known, name: Annotated[str, Path(max_length=253)]) -> Any:
+    """What is left of them is in the headers of every answer that they concern."""
+    if name.lower() != caller.domain:
+        raise not_found("domain")
+    return {"data": await request.app.state.store.limits(caller.key_id)}
+
+
 @router.post("/api-keys", status_code=201, response_model=resources.NewKey, summary="Make a key")
 @scope("api_keys.write")
 async def make_key(request: Request, caller: Known, body: resources.KeyInput) -> Any:
     """The answer shows the key; nothing shows it again."""
     name, scopes = _checked(caller, body.name, body.scopes)
     assert name is not None and scopes is not None
-    made, created_at = await request.app.state.store.add_key(caller.domain, name, scopes)
+    made, more = await request.app.state.store.add_key(caller.domain, name, scopes)
     return {
         "id": made.id, "key": made.text, "name": name, "domain": caller.domain, "scopes": scopes, "owner": "api",
-        "created_at": created_at,
+        **more,
     }  # fmt: skip
 
 
@@ -235,7 +245,9 @@ async def metrics(request: Request) -> str:
         + "# TYPE mailwright_api_log_age_seconds gauge\n"
         f"mailwright_api_log_age_seconds {'NaN' if age is None else round(age, 3)}\n"
         "# TYPE process_resident_memory_bytes gauge\n"
-        f"process_resident_memory_bytes {resident}\n" + metric_lines(await request.app.state.store.figures())
+        f"process_resident_memory_bytes {resident}\n"
+        + metric_lines(await request.app.state.store.figures())
+        + metric_lines(await request.app.state.store.warmup_figures())
     )
 
 
@@ -252,7 +264,8 @@ def metric_lines(figures: list[tuple[str, str, int]]) -> str:
 
 
 def _problem(request: Request, error: ApiError) -> Response:
-    return JSONResponse(error.body(request_id(request)), error.status, error.headers, media_type=MEDIA_TYPE)
+    headers = {**error.headers, **rate_headers()}
+    return JSONResponse(error.body(request_id(request)), error.status, headers, media_type=MEDIA_TYPE)
 
 
 def _pointer(location: tuple[Any, ...]) -> str:
@@ -310,7 +323,7 @@ def build_app(store: Any, settings: Settings | None) -> FastAPI:
         responses={"default": {"model": resources.ProblemDetails, "description": "RFC 9457"}},
     )
     app.state.store, app.state.settings, app.state.accepted = store, settings, 0
-    for part in (emails, templates, streams, statistics, hooks, addresses):
+    for part in (emails, templates, streams, statistics, warmup, hooks, addresses):
         app.include_router(part.router)
     app.include_router(router)
     app.exception_handlers |= {

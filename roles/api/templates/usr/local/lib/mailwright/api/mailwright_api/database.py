@@ -11,7 +11,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from . import problems
-from .outgoing import ACTOR
+from .outgoing import ACTOR, LIMITED, RATE, Rate
 from .settings import DATABASE
 
 CONNECTIONS = 6
@@ -53,3 +53,27 @@ class Database:
                 "SELECT set_config('api.domain', %s, true), set_config('api.actor', %s, true)", (domain, ACTOR.get())
             )
             yield connection
+
+
+async def charge(connection: Any, unit: str, amount: int) -> None:
+    """Take an amount from what the key and its domain may use. Raises ApiError when it is more than is left."""
+    if not LIMITED.get() or not amount:
+        return
+    cursor = await connection.execute(
+        "SELECT most, remaining, reset, granted FROM api.charge(%s, %s, %s)", (ACTOR.get(), unit, amount)
+    )
+    rows = [(Rate(*row[:3]), row[3]) for row in await cursor.fetchall()]
+    refused = [rate for rate, granted in rows if not granted]
+    met = refused or [rate for rate, _granted in rows] + [rate for rate in (RATE.get(),) if rate is not None]
+    if met:
+        RATE.set(min(met, key=lambda rate: (rate.remaining / rate.most, -rate.reset)))
+    if any(rate.most < amount for rate in refused):
+        raise problems.ApiError(
+            422, "over_limit", f"The request has {amount} {unit}, more than the limit ever allows at once."
+        )
+    if refused:
+        wait = max(rate.reset for rate in refused)
+        raise problems.ApiError(
+            429, "rate_limited", f"There are too many {unit}. Try again in {wait} s.",
+            headers={"retry-after": str(wait)},
+        )  # fmt: skip

@@ -17,6 +17,7 @@ import secrets
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 import aiosmtplib
@@ -26,9 +27,12 @@ from systemd import daemon
 
 from . import bounces, journal
 from .outbox import HandedOver, Job, Outbox, Postponed, Rejected, Result, Seen
+from .pacing import RELAY, Pace, now_utc
 from .settings import Settings
 
 SUBMISSION = "/var/spool/postfix/public/api"
+# the same, but what comes in there leaves by the relay
+RELAYED_SUBMISSION = "/var/spool/postfix/public/api-relay"
 # Postfix answers within the filter's 30 seconds (milter_content_timeout in master.cf), and goes on that long when its
 # client is gone. So after the lease nothing of the transaction is left, with a good margin.
 TRANSACTION_SECONDS = 30.0
@@ -47,11 +51,13 @@ log = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """All of it, in one process."""
+    """All of it, in one process. The clock is the warm-up's alone."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], datetime] = now_utc) -> None:
         self.settings = settings
-        self.outbox = Outbox(settings.connections + 4)
+        plan = settings.warmup
+        pace = None if plan is None else Pace(plan["address"], plan["schedule"], plan["relay"], clock)
+        self.outbox = Outbox(settings.connections + 4, pace)
         self.jobs: asyncio.Queue[Job] = asyncio.Queue(2 * settings.connections)
         self.results: asyncio.Queue[Result] = asyncio.Queue(4 * settings.connections)
         self.follower = journal.Follower()
@@ -102,6 +108,7 @@ class Dispatcher:
         if position is None:
             position = await asyncio.to_thread(self.follower.start)
             await self.outbox.begin(position)
+        await self.outbox.sort_again()
         await asyncio.to_thread(self.follower.seek, position)
 
     async def lease(self) -> None:
@@ -122,6 +129,7 @@ class Dispatcher:
     async def send(self) -> None:
         """One connection to Postfix, used again and again."""
         client: aiosmtplib.SMTP | None = None
+        way = SUBMISSION
         while True:
             job = await self.jobs.get()
             if asyncio.get_running_loop().time() > job.deadline:
@@ -134,6 +142,10 @@ class Dispatcher:
                 continue
             if unsubscribe:
                 content = envelope.unsubscribe_headers(self.settings.hostname, job.token) + content
+            if client is not None and way != way_of(job):
+                client.close()
+                client = None
+            way = way_of(job)
             if len(content) > 1_000_000:
                 async with self.large:
                     client = await self.transmit(client, job, content)
@@ -148,7 +160,7 @@ class Dispatcher:
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
                 if client is None:
-                    client = await connect()
+                    client = await connect(way_of(job))
                 await client.mail(envelope.sender(job.token, job.domain), options=["BODY=7BIT"], encoding="ascii")
                 await client.rcpt(job.address, encoding="ascii")
                 unknown = True
@@ -279,10 +291,15 @@ class Dispatcher:
             await asyncio.sleep(PRUNE_SECONDS)
 
 
-async def connect() -> aiosmtplib.SMTP:
+def way_of(job: Job) -> str:
+    """The socket by which a message goes out."""
+    return RELAYED_SUBMISSION if job.lane == RELAY else SUBMISSION
+
+
+async def connect(way: str) -> aiosmtplib.SMTP:
     """A connection to Postfix's service for this purpose, which only the dispatcher may open."""
     client = aiosmtplib.SMTP(
-        socket_path=SUBMISSION, local_hostname="localhost", timeout=TRANSACTION_SECONDS, start_tls=False, use_tls=False
+        socket_path=way, local_hostname="localhost", timeout=TRANSACTION_SECONDS, start_tls=False, use_tls=False
     )
     await client.connect()
     await client.ehlo()

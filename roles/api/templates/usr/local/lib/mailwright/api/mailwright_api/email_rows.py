@@ -11,7 +11,7 @@ from uuid import UUID
 from ansible_collections.mailwright.server.plugins.module_utils.sending import ids
 from ansible_collections.mailwright.server.plugins.module_utils.sending.envelope import new_token
 
-from .database import Database
+from .database import Database, charge
 from .outgoing import Outgoing
 
 
@@ -46,6 +46,7 @@ class EmailRows(Database):
             )
             rows = [(ids.new_id(), address, new_token()) for (address,) in await cursor.fetchall()]
             if rows:
+                await charge(connection, "recipients", len(rows))
                 columns = [list(column) for column in zip(*rows, strict=True)]
                 await connection.execute(
                     "INSERT INTO api.recipient (id, message, domain, address, token, status) "

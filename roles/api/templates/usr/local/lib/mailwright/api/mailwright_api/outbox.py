@@ -19,12 +19,13 @@ from ansible_collections.mailwright.server.plugins.module_utils.sending import (
 )
 
 from .leases import Leases
+from .pacing import RELAY, Heard, Pace
 
 LOCK = 0x6D617069
 
 
 class Job(NamedTuple):
-    """A recipient under lease. deadline is on the loop's clock."""
+    """A recipient under lease. deadline is on the loop's clock; lane and hour are those of the warm-up."""
 
     id: UUID
     message: UUID
@@ -32,7 +33,9 @@ class Job(NamedTuple):
     address: str
     token: str
     attempt: int
+    lane: str | None
     deadline: float
+    hour: datetime | None
 
 
 class HandedOver(NamedTuple):
@@ -73,26 +76,29 @@ class Seen(NamedTuple):
 class Outbox(Leases):
     """A pool of connections as the role mailwright_dispatch."""
 
-    def __init__(self, connections: int) -> None:
+    def __init__(self, connections: int, pace: Pace | None) -> None:
         super().__init__("mailwright_dispatch", LOCK, 2, connections)
+        self.pace = pace
         # The recorder and the follower change the same rows; one at a time they cannot block each other.
         self.writing = asyncio.Lock()
 
     async def lease(self, most: int, seconds: float, deadline: float) -> list[Job]:
-        """Take what is due. One statement is a transaction, and ten times a second BEGIN and COMMIT would cost more."""
-        async with self.pool.connection() as connection:
-            cursor = await connection.execute(
-                "UPDATE api.recipient SET status = 'sending', attempts = attempts + 1, changed_at = now(), "
-                "leased_until = now() + make_interval(secs => %s) WHERE id IN ("
-                "SELECT id FROM api.recipient WHERE status = 'queued' AND not_before <= now() "
-                "ORDER BY not_before LIMIT %s FOR UPDATE SKIP LOCKED) "
-                "RETURNING id, message, domain, address, token, attempts",
-                (seconds, most),
-            )
-            return [
-                Job(id_, message, domain, address, token, attempt, deadline)
-                for id_, message, domain, address, token, attempt in await cursor.fetchall()
-            ]
+        """Take what is due; during the warm-up, of that what may go out now."""
+        if self.pace is None:
+            # one statement is a transaction, and ten times a second BEGIN and COMMIT would cost more
+            async with self.pool.connection() as connection:
+                cursor = await connection.execute(
+                    "UPDATE api.recipient SET status = 'sending', attempts = attempts + 1, changed_at = now(), "
+                    "leased_until = now() + make_interval(secs => %s) WHERE id IN ("
+                    "SELECT id FROM api.recipient WHERE status = 'queued' AND not_before <= now() "
+                    "ORDER BY not_before LIMIT %s FOR UPDATE SKIP LOCKED) "
+                    "RETURNING id, message, domain, address, token, attempts, lane",
+                    (seconds, most),
+                )
+                return [Job._make((*row, deadline, None)) for row in await cursor.fetchall()]
+        async with self.writing, self._transaction() as connection:
+            chosen, hour = await self.pace.choose(connection, most)
+            return await _lease(connection, chosen, seconds, deadline, hour)
 
     async def content(self, message: UUID) -> tuple[bytes, bool]:
         """The message, and whether each recipient gets a link to unsubscribe with it."""
@@ -110,20 +116,24 @@ class Outbox(Leases):
             await _adopt(connection, [(result.job.token, result.queue_id) for result in handed])
             if postponed:
                 # the attempt's number fences off a lease that ran out meanwhile
-                await connection.execute(
+                cursor = await connection.execute(
                     "UPDATE api.recipient r SET status = 'queued', leased_until = NULL, changed_at = now(), "
                     "attempts = CASE WHEN p.counts THEN r.attempts ELSE r.attempts - 1 END, "
                     "not_before = now() + CASE WHEN p.counts "
                     "THEN least(interval '30 seconds' * 2 ^ least(p.attempt - 1, 10), interval '15 minutes') "
                     "ELSE interval '2 seconds' END "
                     "FROM unnest(%s::uuid[], %s::int[], %s::boolean[]) AS p(id, attempt, counts) "
-                    "WHERE r.id = p.id AND r.attempts = p.attempt AND r.status = 'sending'",
+                    "WHERE r.id = p.id AND r.attempts = p.attempt AND r.status = 'sending' RETURNING r.id",
                     (
                         [result.job.id for result in postponed],
                         [result.job.attempt for result in postponed],
                         [result.counts for result in postponed],
                     ),
                 )
+                if self.pace is not None:
+                    unsent = {id_ for (id_,) in await cursor.fetchall()}
+                    jobs = [result.job for result in postponed if result.job.id in unsent]
+                    await self.pace.give_back(connection, [(job.lane, job.hour) for job in jobs])
             if rejected:
                 await connection.execute(
                     "WITH r AS (UPDATE api.recipient r SET status = 'rejected', leased_until = NULL, "
@@ -155,6 +165,14 @@ class Outbox(Leases):
                 "INSERT INTO api.log_position (cursor, read_at) VALUES (%s, now()) ON CONFLICT DO NOTHING", (cursor,)
             )
 
+    async def sort_again(self) -> None:
+        """Without a relay, what was to go by one goes another way."""
+        if self.pace is None or not self.pace.relay:
+            async with self._transaction() as connection:
+                await connection.execute(
+                    "UPDATE api.recipient SET lane = NULL WHERE status IN ('queued', 'sending') AND lane = %s", (RELAY,)
+                )
+
     async def follow(
         self,
         queued: Sequence[postfix_log.Queued],
@@ -168,11 +186,17 @@ class Outbox(Leases):
         """
         async with self.writing, self._transaction() as connection:
             twice = await _adopt(connection, [(entry.token, entry.queue_id) for entry in queued])
-            await _record_submissions(connection, submitted, await _record_deliveries(connection, seen))
+            heard, others = await _record_deliveries(connection, seen)
+            await self._hear(connection, heard)
+            await _record_submissions(connection, submitted, others)
             await connection.execute(
                 "UPDATE api.log_position SET cursor = coalesce(%s, cursor), read_at = now()", (cursor,)
             )
         return twice
+
+    async def _hear(self, connection: Any, heard: Sequence[Heard]) -> None:
+        if self.pace is not None:
+            await self.pace.hear(connection, heard)
 
     async def bounced_late(self, token: str, report: dsn.Report) -> None:
         """A report from elsewhere: the message was not delivered after all, or not yet."""
@@ -187,7 +211,7 @@ class Outbox(Leases):
                 "WHERE token = %(token)s AND status NOT IN ('bounced', 'expired') RETURNING *) "
                 "INSERT INTO api.event (domain, message, recipient, kind, address, relay, code, detail, source) "
                 "SELECT domain, message, id, %(outcome)s, address, %(relay)s, %(code)s, %(detail)s, 'report' FROM r "
-                "ON CONFLICT DO NOTHING RETURNING domain, address",
+                "ON CONFLICT DO NOTHING RETURNING domain, address, (SELECT lane FROM r)",
                 {
                     "outcome": outcome,
                     "token": token,
@@ -202,11 +226,13 @@ class Outbox(Leases):
                 await _suppress(connection, [(row[0], row[1], reason, report.detail)])
             if row is not None and outcome == "expired":
                 await _suppress_expired(connection, {(row[0], row[1])})
+            if row is not None:
+                await self._hear(connection, [Heard(row[2], outcome, report.code, report.detail)])
 
     async def complained(self, token: str, complaint: arf.Complaint) -> None:
         """Somebody called a message unwanted: on its stream, he gets no more, and its sender cannot change that."""
         async with self.writing, self._transaction() as connection:
-            await connection.execute(
+            cursor = await connection.execute(
                 "WITH r AS (SELECT r.*, m.stream FROM api.recipient r JOIN api.message m ON m.id = r.message "
                 "WHERE r.token = %(token)s), "
                 "s AS (INSERT INTO api.suppression (domain, address, stream, reason, detail) "
@@ -214,9 +240,12 @@ class Outbox(Leases):
                 "ON CONFLICT (domain, address, stream) "
                 "DO UPDATE SET reason = excluded.reason, detail = excluded.detail) "
                 "INSERT INTO api.event (domain, message, recipient, kind, address, detail) "
-                "SELECT domain, message, id, 'complained', address, %(detail)s FROM r ON CONFLICT DO NOTHING",
+                "SELECT domain, message, id, 'complained', address, %(detail)s FROM r ON CONFLICT DO NOTHING "
+                "RETURNING (SELECT lane FROM r)",
                 {"token": token, "detail": f"{complaint.kind} {complaint.reporter}".strip()},
             )
+            heard = [Heard(lane, "complained", "", "") for (lane,) in await cursor.fetchall()]
+            await self._hear(connection, heard)
 
     async def expire(self) -> int:
         """Give up what could not be handed to Postfix in its time. What is under lease is left alone."""
@@ -289,6 +318,9 @@ class Outbox(Leases):
                 "DELETE FROM api.submission WHERE at < now() - make_interval(days => %s)", (keep_days,)
             )
             await connection.execute("DELETE FROM api.audit WHERE at < now() - interval '1 year'")
+            await connection.execute("DELETE FROM api.usage WHERE since < now() - interval '1 day'")
+            # looked up anew with the next message
+            await connection.execute("DELETE FROM api.destination WHERE asked_at < now() - interval '1 day'")
             cursor = await connection.execute(
                 "WITH gone AS (DELETE FROM api.message WHERE id IN (SELECT id FROM api.message m "
                 "WHERE created_at < now() - make_interval(days => %s) AND NOT EXISTS ("
@@ -301,6 +333,22 @@ class Outbox(Leases):
                 (keep_days,),
             )
             return int((await cursor.fetchone())[0])
+
+
+async def _lease(
+    connection: Any, chosen: Sequence[UUID], seconds: float, deadline: float, hour: datetime | None
+) -> list[Job]:
+    """Take these, unless a caller was quicker to change them."""
+    if not chosen:
+        return []
+    cursor = await connection.execute(
+        "UPDATE api.recipient SET status = 'sending', attempts = attempts + 1, changed_at = now(), "
+        "leased_until = now() + make_interval(secs => %s) "
+        "WHERE id = ANY(%s) AND status = 'queued' AND not_before <= now() "
+        "RETURNING id, message, domain, address, token, attempts, lane",
+        (seconds, chosen),
+    )
+    return [Job._make((*row, deadline, hour)) for row in await cursor.fetchall()]
 
 
 async def _adopt(connection: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
@@ -325,21 +373,22 @@ async def _adopt(connection: Any, pairs: Sequence[tuple[str, str]]) -> list[tupl
     return [(row[0], row[1], row[2]) for row in await cursor.fetchall()]
 
 
-async def _record_deliveries(connection: Any, seen: Sequence[Seen]) -> list[Seen]:
-    """Gives those that are not of the API's messages."""
+async def _record_deliveries(connection: Any, seen: Sequence[Seen]) -> tuple[list[Heard], list[Seen]]:
+    """Gives what was not known before, and what is not about the API's messages."""
     if not seen:
-        return []
+        return [], []
     cursor = await connection.execute(
-        "SELECT queue_id, id, message, domain, address FROM api.recipient WHERE queue_id = ANY(%s)",
+        "SELECT queue_id, id, message, domain, address, lane FROM api.recipient WHERE queue_id = ANY(%s)",
         (list({entry.delivery.queue_id for entry in seen}),),
     )
     known = {row[0]: row[1:] for row in await cursor.fetchall()}
-    rows, suppressed, expired, others = [], [], set(), []
+    rows, suppressed, expired, lanes, others = [], [], set(), {}, []
     for entry in seen:
         if entry.delivery.queue_id not in known:
             others.append(entry)
             continue
-        recipient, message, domain, wanted = known[entry.delivery.queue_id]
+        recipient, message, domain, wanted, lane = known[entry.delivery.queue_id]
+        lanes[recipient] = lane
         delivery = entry.delivery
         address = delivery.address or wanted
         # only a delay may come more than once for the same address
@@ -355,22 +404,28 @@ async def _record_deliveries(connection: Any, seen: Sequence[Seen]) -> list[Seen
         if delivery.outcome == "expired":
             expired.add((domain, wanted))
     if not rows:
-        return others
+        return [], others
     columns = [list(column) for column in zip(*rows, strict=True)]
-    # the status follows the order of the log, and a delay is no news after an end
-    await connection.execute(
-        "WITH new AS (INSERT INTO api.event (domain, message, recipient, kind, at, address, queue_id, relay, code, "
+    cursor = await connection.execute(
+        "INSERT INTO api.event (domain, message, recipient, kind, at, address, queue_id, relay, code, "
         "detail, source) SELECT * FROM unnest(%s::text[], %s::uuid[], %s::uuid[], %s::text[], %s::timestamptz[], "
         "%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[]) ON CONFLICT DO NOTHING "
-        "RETURNING id, recipient, kind), last AS (SELECT DISTINCT ON (recipient) recipient, kind FROM new "
+        "RETURNING id, recipient, kind, code, detail",
+        columns,
+    )
+    new = await cursor.fetchall()
+    # the status follows the order of the log, and a delay is no news after an end
+    await connection.execute(
+        "WITH last AS (SELECT DISTINCT ON (recipient) recipient, kind "
+        "FROM unnest(%s::bigint[], %s::uuid[], %s::text[]) AS new(id, recipient, kind) "
         "ORDER BY recipient, kind = 'deferred', id DESC) "
         "UPDATE api.recipient r SET status = last.kind, changed_at = now() FROM last WHERE r.id = last.recipient "
         "AND (last.kind <> 'deferred' OR r.status IN ('queued', 'sending', 'handed_over', 'deferred'))",
-        columns,
+        ([row[0] for row in new], [row[1] for row in new], [row[2] for row in new]),
     )
     await _suppress(connection, suppressed)
     await _suppress_expired(connection, expired)
-    return others
+    return [Heard(lanes[recipient], kind, code, detail) for _id, recipient, kind, code, detail in new], others
 
 
 async def _record_submissions(

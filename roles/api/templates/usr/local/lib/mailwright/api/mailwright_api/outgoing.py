@@ -14,6 +14,33 @@ from ansible_collections.mailwright.server.plugins.module_utils.sending.compose 
 ACTOR: ContextVar[str] = ContextVar("actor", default="")
 
 
+# Whether that key or its domain has limits.
+LIMITED: ContextVar[bool] = ContextVar("limited", default=False)
+
+
+class Rate(NamedTuple):
+    """A limit, what is left of it, and in how many seconds it begins anew."""
+
+    most: int
+    remaining: int
+    reset: int
+
+
+# Of the limits that the request met, the one that is nearest to its end.
+RATE: ContextVar[Rate | None] = ContextVar("rate", default=None)
+
+
+def rate_headers() -> dict[str, str]:
+    """What the caller is told of it."""
+    rate = RATE.get()
+    if rate is None:
+        return {}
+    return {
+        "ratelimit-limit": str(rate.most), "ratelimit-remaining": str(rate.remaining),
+        "ratelimit-reset": str(rate.reset),
+    }  # fmt: skip
+
+
 class Idempotency(NamedTuple):
     """The caller's key for a request, and the request's hash."""
 

@@ -26,6 +26,7 @@ import psycopg
 from ansible_collections.mailwright.server.plugins.module_utils.sending import inbound, webhooks
 from systemd import daemon
 
+from .destinations import Destinations
 from .guard import Guard, RefusedError
 from .leases import Leases
 from .settings import Settings
@@ -122,6 +123,8 @@ class Poster:
         await self.queue.open()
         async with self.queue.alone(), asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.keep(self.prune))]
+            if self.settings.warmup is not None:
+                tasks.append(group.create_task(self.keep(Destinations(self.queue.pool).answer)))
             lease = group.create_task(self.keep(lambda: self.lease(group)))
             daemon.notify("READY=1")
             await self.stopping.wait()

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 LARGEST_BATCH = 100
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 STREAM_PATTERN = r"^[a-z0-9][a-z0-9-]{0,31}$"
-SHORTEST_VALIDITY, LONGEST_VALIDITY = 60, 5 * 86_400
+SHORTEST_VALIDITY, USUAL_VALIDITY, LONGEST_VALIDITY = 60, 5 * 86_400, 30 * 86_400
 
 Address = Annotated[str, Field(max_length=508, examples=["dave@peer.example"])]
 Addresses = Annotated[list[Address], Field(max_length=compose.MOST_RECIPIENTS)]
@@ -68,7 +68,7 @@ class Dispatch(Input):
     stream: StreamName = "transactional"
     send_at: Time | None = None
     valid_for: int = Field(
-        default=LONGEST_VALIDITY,
+        default=USUAL_VALIDITY,
         ge=SHORTEST_VALIDITY,
         le=LONGEST_VALIDITY,
         description="Seconds. What could not be handed to the mail server until then expires.",
@@ -278,6 +278,8 @@ class Key(BaseModel):
     scopes: list[str]
     owner: Literal["inventory", "api"]
     created_at: datetime
+    requests_per_minute: int | None = Field(description="null: no limit of its own.")
+    recipients_per_hour: int | None = Field(description="null: no limit of its own.")
 
 
 class NewKey(Key):
@@ -321,6 +323,21 @@ class DomainList(BaseModel):
     """All of them."""
 
     data: list[Domain]
+
+
+class RateLimit(BaseModel):
+    """How much of something may be used in a window, which begins with the clock's minute or hour."""
+
+    subject: Literal["key", "domain"] = Field(description="domain: all of its keys together.")
+    unit: Literal["requests", "recipients"]
+    limit: int
+    window_seconds: int
+
+
+class LimitList(BaseModel):
+    """Empty: there are none."""
+
+    data: list[RateLimit]
 
 
 class KeyList(BaseModel):

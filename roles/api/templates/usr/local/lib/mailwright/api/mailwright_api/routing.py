@@ -13,7 +13,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.sending import c
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 
-from .outgoing import ACTOR
+from .outgoing import ACTOR, LIMITED, rate_headers
 from .problems import ApiError
 
 BASE = "/api/v1"
@@ -66,13 +66,16 @@ class ScopedRoute(APIRoute):
         async def run(request: Request) -> Response:
             if self.scope not in (PUBLIC, HOST):
                 request.state.caller = await authenticate(request, self.scope)
-            return await handler(request)
+            response = await handler(request)
+            response.headers.update(rate_headers())
+            return response
 
         return run
 
 
 async def authenticate(request: Request, needed: str) -> Caller:
-    """The key's owner. Raises ApiError: 401 without a key that is known, 403 when it lacks the scope."""
+    """The key's owner. Raises ApiError: 401 without a key that is known, 403 when it lacks the scope, 429 when it or
+    its domain asks too often."""
     kind, _space, text = request.headers.get("authorization", "").partition(" ")
     refused = ApiError(
         401, "unauthorized", "Send a valid key: Authorization: Bearer mw_…", headers={"www-authenticate": "Bearer"}
@@ -88,6 +91,9 @@ async def authenticate(request: Request, needed: str) -> Caller:
         raise refused
     caller = Caller(key.id, found[0], tuple(found[1]))
     ACTOR.set(key.id)
+    LIMITED.set(found[3])
+    if found[3]:
+        await request.app.state.store.count_request()
     if needed not in caller.scopes:
         raise ApiError(403, "forbidden", f"The key lacks the scope {needed}.")
     return caller

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ansible_collections.mailwright.server.plugins.module_utils.sending import webhooks
+from ansible_collections.mailwright.server.plugins.module_utils.sending import warmup, webhooks
 
 PATH = Path("/etc/mailwright/api.json")
 DATABASE = "host=/run/postgresql dbname=mailwright application_name=mailwright-api options='-c synchronous_commit=on'"
@@ -22,6 +23,8 @@ class Settings:
     connections: int
     keep_days: int
     webhook_networks: tuple[str, ...]
+    # address, schedule, and whether there is a relay
+    warmup: dict[str, Any] | None
 
     @classmethod
     def load(cls, path: Path = PATH) -> Settings:
@@ -33,4 +36,6 @@ class Settings:
                 raise ValueError(f"{path}: {name} is {value!r}: write a number from 1 on")
         # raises ValueError, which names the network
         webhooks.parse_networks(settings.webhook_networks)
+        if settings.warmup is not None:
+            warmup.check_schedule(settings.warmup["schedule"])
         return settings

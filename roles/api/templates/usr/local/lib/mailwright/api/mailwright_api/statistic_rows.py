@@ -30,3 +30,17 @@ class StatisticRows(Database):
             )
             names = ("day", "provider", *_NAMES.split(", "))
             return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
+
+    async def warmup(self, domain: str, address: str) -> list[dict[str, Any]]:
+        """The address's ramps, and how much of the domain's mail waits for each."""
+        async with self._domain(domain) as connection:
+            await connection.execute("SELECT set_config('api.warmup_address', %s, true)", (address,))
+            cursor = await connection.execute("SELECT provider, stage, paused_until, waiting FROM api.warmup()")
+            names = ("provider", "stage", "paused_until", "waiting")
+            return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
+
+    async def warmup_figures(self) -> list[tuple[str, str, int]]:
+        """For the metrics, as figures."""
+        async with self._connection() as connection:
+            cursor = await connection.execute("SELECT name, label, count FROM api.warmup_figures()")
+            return [(row[0], row[1], row[2]) for row in await cursor.fetchall()]

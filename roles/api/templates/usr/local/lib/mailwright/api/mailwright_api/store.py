@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +15,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.sending.envelope
 
 from . import problems
 from .address_rows import AddressRows
+from .database import charge
 from .email_rows import EmailRows, find_suppressed
 from .outgoing import Idempotency, Outgoing
 from .statistic_rows import StatisticRows
@@ -27,12 +27,29 @@ from .template_rows import TemplateRows
 class Store(AddressRows, EmailRows, HookStore, StatisticRows, StreamRows, TemplateRows):
     """All of it."""
 
-    async def find_key(self, key_id: str) -> tuple[str, list[str], bytes] | None:
-        """Domain, scopes and hash of a key."""
+    async def find_key(self, key_id: str) -> tuple[str, list[str], bytes, bool] | None:
+        """Domain, scopes and hash of a key, and whether it or its domain has limits."""
         async with self._connection() as connection:
-            cursor = await connection.execute("SELECT domain, scopes, hash FROM api.find_key(%s)", (key_id,))
+            cursor = await connection.execute(
+                "SELECT domain, scopes, hash, EXISTS (SELECT FROM api.limits(%s)) FROM api.find_key(%s)",
+                (key_id, key_id),
+            )
             row = await cursor.fetchone()
-        return None if row is None else (row[0], row[1], bytes(row[2]))
+        return None if row is None else (row[0], row[1], bytes(row[2]), row[3])
+
+    async def count_request(self) -> None:
+        """Take a request from what the key may make. Raises ApiError."""
+        async with self._connection() as connection:
+            await charge(connection, "requests", 1)
+
+    async def limits(self, key_id: str) -> list[dict[str, Any]]:
+        """The limits of the key and its domain."""
+        async with self._connection() as connection:
+            cursor = await connection.execute(
+                "SELECT split_part(subject, ' ', 1), unit, most, seconds FROM api.limits(%s) ORDER BY 1, 2", (key_id,)
+            )
+            names = ("subject", "unit", "limit", "window_seconds")
+            return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
 
     async def accept(
         self, domain: str, key_id: str, messages: Sequence[Outgoing], idempotency: Idempotency | None, respond: Any
@@ -56,6 +73,7 @@ class Store(AddressRows, EmailRows, HookStore, StatisticRows, StreamRows, Templa
                 for address in message.composed.recipients
             ]  # fmt: skip
             response: dict[str, Any] = respond(suppressed)
+            await charge(connection, "recipients", sum(not row[4] for row in recipients))
             async with connection.pipeline():
                 await connection.execute(
                     "INSERT INTO api.message (id, domain, key_id, message_id, sender, subject, content, stream, "
@@ -230,28 +248,31 @@ class Store(AddressRows, EmailRows, HookStore, StatisticRows, StreamRows, Templa
         """The domain's keys, oldest first, without their hashes."""
         async with self._domain(domain) as connection:
             cursor = await connection.execute(
-                "SELECT id, name, domain, scopes, owner, created_at FROM api.key WHERE domain = %s "
-                "AND (%s::text IS NULL OR id = %s) ORDER BY created_at, id",
+                "SELECT id, name, domain, scopes, owner, created_at, requests_per_minute, recipients_per_hour "
+                "FROM api.key WHERE domain = %s AND (%s::text IS NULL OR id = %s) ORDER BY created_at, id",
                 (domain, only, only),
             )
-            names = ("id", "name", "domain", "scopes", "owner", "created_at")
+            names = (
+                "id", "name", "domain", "scopes", "owner", "created_at", "requests_per_minute", "recipients_per_hour"
+            )  # fmt: skip
             return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
 
-    async def add_key(self, domain: str, name: str, scopes: list[str]) -> tuple[keys.Key, datetime]:
-        """Make a key."""
+    async def add_key(self, domain: str, name: str, scopes: list[str]) -> tuple[keys.Key, dict[str, Any]]:
+        """Make a key; gives also what the database made of it."""
         made = keys.generate()
         row = key_rows.row(domain, name, scopes, made, key_rows.API)
         try:
             async with self._domain(domain) as connection:
                 cursor = await connection.execute(
                     "INSERT INTO api.key (id, domain, name, hash, scopes, owner) VALUES (%s, %s, %s, %s, %s, %s) "
-                    "RETURNING created_at",
+                    "RETURNING created_at, requests_per_minute, recipients_per_hour",
                     (row.id, domain, name, row.hash, list(row.scopes), row.owner),
                 )
-                created_at: datetime = (await cursor.fetchone())[0]
+                names = ("created_at", "requests_per_minute", "recipients_per_hour")
+                more = dict(zip(names, await cursor.fetchone(), strict=True))
         except psycopg.errors.UniqueViolation as error:
             raise _name_taken() from error
-        return made, created_at
+        return made, more
 
     async def change_key(self, domain: str, key_id: str, name: str | None, scopes: list[str] | None) -> None:
         """Change what is not None."""
