@@ -70,7 +70,9 @@ def query(lab: Lab, host: str, statement: str) -> int:
 
 
 def waiting(lab: Lab, host: str) -> int:
-    return query(lab, host, "SELECT count(*) FROM api.recipient WHERE status IN ('queued', 'sending')")
+    # not what is scheduled for later
+    due = "status = 'sending' OR (status = 'queued' AND not_before < now() + interval '15 minutes')"
+    return query(lab, host, f"SELECT count(*) FROM api.recipient WHERE {due}")
 
 
 def requests(
