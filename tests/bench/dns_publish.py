@@ -108,7 +108,7 @@ def measure(server: Any, size: int) -> tuple[float, float, float]:
     return (
         first,
         min(seconds for seconds, _computed, _changes in again),
-        min(computed for _seconds, computed, _ in again),
+        min(computed for _seconds, computed, _changes in again),
     )
 
 

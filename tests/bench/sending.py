@@ -7,7 +7,8 @@
 
 Both hand over messages of 4 KB through Rspamd, 16 at a time, into Postfix's queue, where they are deferred: what
 happens after that is no part of it. The API's clients come by HTTPS through nginx and run on this machine too, so they
-take their share of its processors. Prints figures; exits 1 when the services take more memory than they may.
+take their share of its processors. Then the same with messages of earlier days in the database, of one domain and of a
+thousand. Prints figures; exits 1 when the services take more memory than they may.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ SESSIONS = 16
 SMTP_MESSAGES = 1000
 MEMORY_LIMIT = 120.0
 UNITS = ("mailwright-api", "mailwright-dispatch", "mailwright-webhooks")
+# messages that are there already, and of how many domains
+STORED = ((10_000, 1), (100_000, 1), (100_000, 1000))
 OTHERS = ("postgresql@17-main", "nginx", "postfix", "rspamd", "clamav-daemon", "systemd-journald")
 
 
@@ -114,6 +117,46 @@ def spent(before: dict[str, float], after: dict[str, float], messages: int) -> s
     return f"{sum(each.values()):.1f} ms a message: {shares}"
 
 
+# Finished, each with its three events, of the last 20 days.
+STORE = """
+INSERT INTO api.message (id, domain, key_id, message_id, sender, subject, content, created_at)
+SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid,
+       CASE WHEN n % {domains} = 0 THEN '{domain}' ELSE 'd' || n % {domains} || '.{domain}' END, 'bench', n,
+       'x@{domain}', 'stored', '\\x78', now() - n * interval '20 days' / {count}
+  FROM generate_series(1, {count}) AS n;
+INSERT INTO api.recipient (id, message, domain, address, token, status, queue_id)
+SELECT id, id, domain, 'u' || message_id || '@peer.test', 'stored' || message_id, 'delivered', 'stored' || message_id
+  FROM api.message WHERE subject = 'stored';
+INSERT INTO api.event (domain, message, recipient, kind, at, address, relay)
+SELECT m.domain, m.id, m.id, kind, m.created_at, 'u' || m.message_id || '@peer.test', 'mx.peer.test[192.0.2.1]:25'
+  FROM api.message m, unnest(ARRAY['accepted', 'handed_over', 'delivered']) AS kind WHERE m.subject = 'stored';
+ANALYZE api.message, api.recipient, api.event;
+"""
+FORGET = "DELETE FROM api.message WHERE subject = 'stored'; VACUUM ANALYZE api.message, api.recipient, api.event;"
+
+
+def administer(lab: Lab, host: str, statements: str) -> None:
+    lab.ssh(host, "su postgres -c 'psql -qX -v ON_ERROR_STOP=1 -d mailwright'", data=statements, timeout=900)
+
+
+def growth(lab: Lab, host: str, key: str, domain: str, body: bytes, seconds: float, empty: float) -> None:
+    """Accept and hand over while earlier messages are stored, as a share of the rate without them."""
+    for count, domains in STORED:
+        administer(lab, host, STORE.format(count=count, domains=domains, domain=domain))
+        try:
+            started = time.monotonic()
+            latencies, _took = requests(lab, host, key, "/emails", body, CALLERS, seconds)
+            wait_until(lambda: waiting(lab, host) == 0, 600, "everything is handed over", 0.2)
+            rate = len(latencies) / (time.monotonic() - started)
+            p99 = statistics.quantiles(latencies, n=100)[98] * 1000
+            print(
+                f"     with {count} stored, {domains} domains{'':<7} {rate:7.1f} messages/s, {rate / empty:.2f} of "
+                f"the rate without, p99 {p99:.0f} ms"
+            )
+        finally:
+            administer(lab, host, FORGET)
+
+
 def measure(lab: Lab, host: str, key: str, domain: str, seconds: float) -> bool:
     """All of it; whether the limit held."""
     message = {"from": f"news@{domain}", "to": ["dave@peer.test"], "subject": "Weekly notes", "text": letter()[:3800]}
@@ -135,6 +178,7 @@ def measure(lab: Lab, host: str, key: str, domain: str, seconds: float) -> bool:
     batches, took = requests(lab, host, key, "/emails/batch", many, 2, seconds / 3)
     print(f"     accepted, {BATCH} a request         {BATCH * len(batches) / took:7.1f} messages/s")
     wait_until(lambda: waiting(lab, host) == 0, 600, "everything is handed over", 0.5)
+    growth(lab, host, key, domain, one, seconds / 3, handed)
     sizes = {unit: memory(lab, host, unit) for unit in UNITS}
     for unit, mib in sizes.items():
         print(f"     {unit:<33} {mib:7.1f} MiB")

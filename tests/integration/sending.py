@@ -34,8 +34,8 @@ class Answer(NamedTuple):
 class Api:
     """One connection at a time, kept open; with a key or without."""
 
-    def __init__(self, lab: Lab, host: str, key: str | None) -> None:
-        self.lab, self.host, self.key = lab, host, key
+    def __init__(self, lab: Lab, host: str, key: str | None, timeout: float = 100) -> None:
+        self.lab, self.host, self.key, self.timeout = lab, host, key, timeout
         self.connection: http.client.HTTPSConnection | None = None
         self.used = 0.0
 
@@ -56,7 +56,7 @@ class Api:
         self.used = time.monotonic()
         if self.connection is None:
             context = self.lab.tls()
-            self.connection = http.client.HTTPSConnection(HOSTNAME, timeout=100, context=context)
+            self.connection = http.client.HTTPSConnection(HOSTNAME, timeout=self.timeout, context=context)
             self.connection.sock = self._socket(context)
         content = raw if raw is not None else None if body is None else json.dumps(body).encode()
         given = {"Content-Type": "application/json"} if content is not None else {}
@@ -78,7 +78,7 @@ class Api:
         return Answer(response.status, {name.lower(): text for name, text in response.headers.items()}, value)
 
     def _socket(self, context: ssl.SSLContext) -> ssl.SSLSocket:
-        plain = socket.create_connection((self.lab.address(self.host), 443), timeout=100)
+        plain = socket.create_connection((self.lab.address(self.host), 443), timeout=self.timeout)
         return context.wrap_socket(plain, server_hostname=HOSTNAME)
 
     def send(self, subject: str, *to: str, **more: Any) -> dict[str, Any]:

@@ -98,6 +98,8 @@ def walker(lab: Lab, server: Server) -> Iterator[Walker]:
         finally:
             for table in ("message", "template", "stream", "suppression"):
                 sql(lab, server.name, f"DELETE FROM api.{table} WHERE domain = '{DOMAIN}'")
+            for table in ("alias", "mailbox"):
+                sql(lab, server.name, f"DELETE FROM directory.{table} WHERE domain = '{DOMAIN}' AND owner = 'api'")
             sql(lab, server.name, f"DELETE FROM api.key WHERE domain = '{DOMAIN}' AND name <> 'walk' AND owner = 'api'")
             server.run("for id in $(mailq | sed -n 's/^\\([0-9A-Za-z]*\\)[*!]\\? .*@globex.test$/\\1/p'); "
                        "do postsuper -d $id; done")  # fmt: skip

@@ -282,6 +282,21 @@ def test_conflicts_with_the_api_are_all_named() -> None:
     ]
 
 
+def test_an_address_is_the_inventory_s_or_the_api_s() -> None:
+    found = rows.current(
+        [("acme.test", True, "inventory")],
+        [(*as_stored(mailbox("robot@acme.test")), "api")],
+        [("alice@acme.test", "thief@x.test", "api"), ("sales@acme.test", "b@x.test", "api")],
+        [],
+    )
+    want = wanted(mailbox(), aliases=[("robot@acme.test", "a@x.test"), ("sales@acme.test", "a@x.test")])
+    assert rows.conflicts(found, want) == [
+        "mailbox alice@acme.test: the API has an alias there",
+        "alias robot@acme.test: the API has a mailbox there",
+        "alias sales@acme.test: the API has one that leads to b@x.test",
+    ]
+
+
 @pytest.mark.parametrize(
     ("total", "gone", "percent", "refused"),
     [

@@ -191,7 +191,7 @@ def test_the_sending_api() -> None:
         ({"key": None}, "mail_api.keys[0].key: is missing"),
         ({"domain": "globex.test"}, "mail_api.keys[0].domain: 'globex.test' is not hosted here"),
         ({"domain": "x"}, "mail_api.keys[0].domain: 'x' is a single label"),
-        ({"scopes": []}, "mail_api.keys[0].scopes: there is no scope: write some of api_keys.read"),
+        ({"scopes": []}, "mail_api.keys[0].scopes: there is no scope: write some of aliases.read"),
         ({"scopes": ["emails.*"]}, "mail_api.keys[0].scopes: 'emails.*' is not a scope: write some of"),
         ({"scopes": [1]}, "mail_api.keys[0].scopes[0]: is a number: write a string"),
         ({"name": "a/b"}, "mail_api.keys[0].name: 'a/b' is not a name"),

@@ -244,6 +244,15 @@ NO_HOST = (
         ("postfix/smtp", NO_HOST,
          postfix_log.Delivery("4jZx", "x@none.test", "bounced", "", "5.4.4",
                               "Host or domain name not found. Name service error")),
+        ("postfix/submissions/smtpd",
+         "4jZx: client=unknown[198.51.100.33], sasl_method=PLAIN, sasl_username=Alice@Acme.test",
+         postfix_log.Submitted("4jZx", "acme.test")),
+        ("postfix/submission/smtpd",
+         "4jZx: client=a.b[198.51.100.33], sasl_method=LOGIN, sasl_username=a@acme.test, sasl_sender=x@y.test",
+         postfix_log.Submitted("4jZx", "acme.test")),
+        # nobody has logged in
+        ("postfix/smtpd", "4jZx: client=a.b[1.2.3.4], sasl_method=PLAIN, sasl_username=a@acme.test", None),
+        ("postfix/submission/smtpd", "4jZx: client=a.b[1.2.3.4]", None),
         # the same words from a program that delivers nothing
         ("postfix/smtpd", SENT, None),
         ("postfix", SENT, None),

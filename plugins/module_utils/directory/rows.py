@@ -354,6 +354,16 @@ def conflicts(found: Current, wanted: Wanted) -> list[str]:
         )
         for address, other in sorted(pairs)
     ]
+    # mail follows an alias before it reaches a mailbox, and goes to all destinations of an address
+    leads = {address for address, _destination in found.foreign_aliases}
+    goes = {address for address, _destination in wanted.aliases}
+    errors += [f"mailbox {address}: the API has an alias there" for address in sorted(leads & set(wanted.mailboxes))]
+    errors += [f"alias {address}: the API has a mailbox there" for address in sorted(goes & found.foreign_mailboxes)]
+    errors += [
+        f"alias {address}: the API has one that leads to {destination}"
+        for address, destination in sorted(found.foreign_aliases - wanted.aliases)
+        if address in goes
+    ]
     going = set(found.domains) - set(wanted.domains) - found.foreign_domains
     errors += [
         f"domain {found.mailboxes[address].domain}: cannot be removed while the API's mailbox {address} is in it"

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 # resource.read and resource.write; what a key does not name is denied.
 SCOPES = (
+    "aliases.read",
+    "aliases.write",
     "api_keys.read",
     "api_keys.write",
     "audit.read",
@@ -22,6 +24,8 @@ SCOPES = (
     "emails.write",
     "inbound.read",
     "inbound.write",
+    "mailboxes.read",
+    "mailboxes.write",
     "statistics.read",
     "streams.read",
     "streams.write",

@@ -14,6 +14,8 @@ Outcome = Literal["delivered", "deferred", "bounced", "expired"]
 
 _QUEUED = re.compile(r"([0-9A-Za-z]+): from=<([^>]*)>, size=\d+, nrcpt=\d+ \(queue active\)")
 _EXPIRED = re.compile(r"([0-9A-Za-z]+): from=<([^>]*)>, status=(?:expired|force-expired), returned to sender")
+# The client's name is a DNS name, and the user has logged in.
+_SUBMITTED = re.compile(r"([0-9A-Za-z]+): client=\S+, sasl_method=\S+, sasl_username=(\S+@([^@\s,]+))(?:, .*)?")
 # The last part is what the other server said: any text. So every field before it is matched from the left.
 _DELIVERY = re.compile(
     r"([0-9A-Za-z]+): to=<([^>]*)>, (?:orig_to=<([^>]*)>, )?relay=(\S+), (?:conn_use=\d+, )?delay=[\d.]+, "
@@ -21,6 +23,7 @@ _DELIVERY = re.compile(
     re.DOTALL,
 )
 _DELIVERERS = ("smtp", "lmtp", "local", "virtual", "pipe", "error", "retry", "discard", "relay/smtp")
+_SUBMISSION = ("submission/smtpd", "submissions/smtpd")
 _OUTCOMES: dict[str, Outcome] = {"sent": "delivered", "deferred": "deferred", "bounced": "bounced"}
 LONGEST_DETAIL = 1000
 
@@ -30,6 +33,13 @@ class Queued(NamedTuple):
 
     queue_id: str
     token: str
+
+
+class Submitted(NamedTuple):
+    """A user of this domain handed a message in by SMTP."""
+
+    queue_id: str
+    domain: str
 
 
 class Delivery(NamedTuple):
@@ -43,7 +53,7 @@ class Delivery(NamedTuple):
     detail: str
 
 
-def parse(identifier: str, line: str) -> Queued | Delivery | None:
+def parse(identifier: str, line: str) -> Queued | Submitted | Delivery | None:
     """What a line of this program (such as postfix/qmgr) says, or None when it is about something else."""
     program = identifier.partition("/")[2]
     if program == "qmgr":
@@ -52,9 +62,12 @@ def parse(identifier: str, line: str) -> Queued | Delivery | None:
             token = token_of(queued[2])
             return Queued(queued[1], token) if token else None
         expired = _EXPIRED.fullmatch(line)
-        if expired and token_of(expired[2]):
+        if expired:
             return Delivery(expired[1], "", "expired", "", "5.4.7", "expired, returned to sender")
         return None
+    if program in _SUBMISSION:
+        submitted = _SUBMITTED.fullmatch(line)
+        return Submitted(submitted[1], submitted[3].lower()) if submitted else None
     if program not in _DELIVERERS:
         return None
     found = _DELIVERY.fullmatch(line)

@@ -223,7 +223,7 @@ class Dispatcher:
         noted = 0.0
         while True:
             entries = await asyncio.to_thread(self.follower.read, 0.5)
-            queued, seen, passed = [], [], []
+            queued, submitted, seen, passed = [], [], [], []
             for entry in entries:
                 if entry.identifier == journal.BARRIER:
                     passed.append(entry.message)
@@ -231,11 +231,13 @@ class Dispatcher:
                 found = postfix_log.parse(entry.identifier, entry.message)
                 if isinstance(found, postfix_log.Queued):
                     queued.append(found)
+                elif isinstance(found, postfix_log.Submitted):
+                    submitted.append((found, entry.at))
                 elif found is not None:
                     seen.append(Seen(found, entry.cursor, entry.at))
-            if queued or seen or passed or time.monotonic() - noted > LOG_NOTE_SECONDS:
+            if queued or submitted or seen or passed or time.monotonic() - noted > LOG_NOTE_SECONDS:
                 cursor = entries[-1].cursor if entries else None
-                for token, first, second in await self.outbox.follow(queued, seen, cursor):
+                for token, first, second in await self.outbox.follow(queued, submitted, seen, cursor):
                     log.critical("%s was handed over twice: %s, %s", token, first, second)
                 noted = time.monotonic()
             for token in passed:
@@ -258,7 +260,7 @@ class Dispatcher:
                 continue
             there = [postfix_log.Queued(queue[token], token) for token in overdue if token in queue]
             # first those that are there: the rest has neither a queue file nor a line in the log
-            await self.outbox.follow(there, [], None)
+            await self.outbox.follow(there, [], [], None)
             released = await self.outbox.release([overdue[token] for token in overdue if token not in queue])
             log.warning(
                 "%d leases ran out: %d were in the queue, %d are sent again", len(overdue), len(there), released

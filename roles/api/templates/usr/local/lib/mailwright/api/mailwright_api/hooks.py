@@ -304,6 +304,6 @@ def _file(content: bytes, kind: str) -> Response:
 async def list_audit(
     request: Request, caller: Known, limit: Limit = 100, after: Annotated[int, Query(ge=0, lt=2**63)] = 0
 ) -> Any:
-    """Keys, webhooks, routes and suppressions, oldest first."""
+    """Keys, webhooks, routes, suppressions, and the API's mailboxes and aliases, oldest first."""
     found = await request.app.state.store.audit(caller.domain, limit + 1, after)
     return {"data": found[:limit], "next": str(found[limit - 1]["id"]) if len(found) > limit else None}

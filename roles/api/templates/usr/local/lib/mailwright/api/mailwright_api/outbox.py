@@ -85,13 +85,17 @@ class Outbox(Leases):
     async def lease(self, most: int, seconds: float, deadline: float) -> list[Job]:
         """Take what is due; during the warm-up, of that what may go out now."""
         if self.pace is None:
-            async with self._transaction() as connection:
+            # one statement is a transaction, and ten times a second BEGIN and COMMIT would cost more
+            async with self.pool.connection() as connection:
                 cursor = await connection.execute(
+                    "UPDATE api.recipient SET status = 'sending', attempts = attempts + 1, changed_at = now(), "
+                    "leased_until = now() + make_interval(secs => %s) WHERE id IN ("
                     "SELECT id FROM api.recipient WHERE status = 'queued' AND not_before <= now() "
-                    "ORDER BY not_before LIMIT %s FOR UPDATE SKIP LOCKED",
-                    (most,),
+                    "ORDER BY not_before LIMIT %s FOR UPDATE SKIP LOCKED) "
+                    "RETURNING id, message, domain, address, token, attempts, lane",
+                    (seconds, most),
                 )
-                return await _lease(connection, [id_ for (id_,) in await cursor.fetchall()], seconds, deadline, None)
+                return [Job._make((*row, deadline, None)) for row in await cursor.fetchall()]
         # the time first, and all of what came before it: else broadcast mail may go before what is not sorted yet
         now = self.pace.clock()
         while await self._sort(self.pace):
@@ -178,7 +182,11 @@ class Outbox(Leases):
                 )
 
     async def follow(
-        self, queued: Sequence[postfix_log.Queued], seen: Sequence[Seen], cursor: str | None
+        self,
+        queued: Sequence[postfix_log.Queued],
+        submitted: Sequence[tuple[postfix_log.Submitted, datetime]],
+        seen: Sequence[Seen],
+        cursor: str | None,
     ) -> list[tuple[str, str, str]]:
         """Write down what the log says, and how far it was read, together.
 
@@ -186,7 +194,9 @@ class Outbox(Leases):
         """
         async with self.writing, self._transaction() as connection:
             twice = await _adopt(connection, [(entry.token, entry.queue_id) for entry in queued])
-            await self._hear(connection, await _record_deliveries(connection, seen))
+            heard, others = await _record_deliveries(connection, seen)
+            await self._hear(connection, heard)
+            await _record_submissions(connection, submitted, others)
             await connection.execute(
                 "UPDATE api.log_position SET cursor = coalesce(%s, cursor), read_at = now()", (cursor,)
             )
@@ -312,6 +322,9 @@ class Outbox(Leases):
             await connection.execute(
                 "DELETE FROM api.inbound_message WHERE created_at < now() - make_interval(days => %s)", (keep_days,)
             )
+            await connection.execute(
+                "DELETE FROM api.submission WHERE at < now() - make_interval(days => %s)", (keep_days,)
+            )
             await connection.execute("DELETE FROM api.audit WHERE at < now() - interval '1 year'")
             await connection.execute("DELETE FROM api.usage WHERE since < now() - interval '1 day'")
             # looked up anew with the next message
@@ -368,18 +381,19 @@ async def _adopt(connection: Any, pairs: Sequence[tuple[str, str]]) -> list[tupl
     return [(row[0], row[1], row[2]) for row in await cursor.fetchall()]
 
 
-async def _record_deliveries(connection: Any, seen: Sequence[Seen]) -> list[Heard]:
-    """Gives what was not known before."""
+async def _record_deliveries(connection: Any, seen: Sequence[Seen]) -> tuple[list[Heard], list[Seen]]:
+    """Gives what was not known before, and what is not about the API's messages."""
     if not seen:
-        return []
+        return [], []
     cursor = await connection.execute(
         "SELECT queue_id, id, message, domain, address, lane FROM api.recipient WHERE queue_id = ANY(%s)",
         (list({entry.delivery.queue_id for entry in seen}),),
     )
     known = {row[0]: row[1:] for row in await cursor.fetchall()}
-    rows, suppressed, expired, lanes = [], [], set(), {}
+    rows, suppressed, expired, lanes, others = [], [], set(), {}, []
     for entry in seen:
         if entry.delivery.queue_id not in known:
+            others.append(entry)
             continue
         recipient, message, domain, wanted, lane = known[entry.delivery.queue_id]
         lanes[recipient] = lane
@@ -398,7 +412,7 @@ async def _record_deliveries(connection: Any, seen: Sequence[Seen]) -> list[Hear
         if delivery.outcome == "expired":
             expired.add((domain, wanted))
     if not rows:
-        return []
+        return [], others
     columns = [list(column) for column in zip(*rows, strict=True)]
     cursor = await connection.execute(
         "INSERT INTO api.event (domain, message, recipient, kind, at, address, queue_id, relay, code, "
@@ -419,7 +433,47 @@ async def _record_deliveries(connection: Any, seen: Sequence[Seen]) -> list[Hear
     )
     await _suppress(connection, suppressed)
     await _suppress_expired(connection, expired)
-    return [Heard(lanes[recipient], kind, code, detail) for _id, recipient, kind, code, detail in new]
+    return [Heard(lanes[recipient], kind, code, detail) for _id, recipient, kind, code, detail in new], others
+
+
+async def _record_submissions(
+    connection: Any, submitted: Sequence[tuple[postfix_log.Submitted, datetime]], seen: Sequence[Seen]
+) -> None:
+    """Count what users sent, for each recipient from the first attempt on. Other mail is nobody's and not counted."""
+    if submitted:
+        await connection.execute(
+            "INSERT INTO api.submission (queue_id, domain, at) "
+            "SELECT * FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) ON CONFLICT DO NOTHING",
+            (
+                [entry.queue_id for entry, _at in submitted],
+                [entry.domain for entry, _at in submitted],
+                [at for _entry, at in submitted],
+            ),
+        )
+    if not seen:
+        return
+    # a line about the whole message is about the recipients that had no end before
+    await connection.execute(
+        "WITH line AS (SELECT s.queue_id, s.domain, l.kind, l.at, l.address, l.relay, s.at AS submitted_at "
+        "FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::text[]) "
+        "AS l(queue_id, kind, at, address, relay) JOIN api.submission s ON s.queue_id = l.queue_id), "
+        "found AS (SELECT queue_id, domain, kind, at, address, relay FROM line WHERE address <> '' "
+        "UNION ALL SELECT queue_id, domain, 'accepted', submitted_at, address, relay FROM line WHERE address <> '' "
+        "UNION ALL SELECT l.queue_id, l.domain, l.kind, l.at, e.address, '' FROM line l "
+        "JOIN api.submission_event e ON e.queue_id = l.queue_id AND e.kind = 'accepted' WHERE l.address = '' "
+        "AND NOT EXISTS (SELECT FROM api.submission_event o WHERE o.queue_id = e.queue_id AND o.address = e.address "
+        "AND o.kind IN ('delivered', 'bounced'))) "
+        "INSERT INTO api.submission_event (queue_id, domain, kind, day, address, relay, at) "
+        "SELECT queue_id, domain, kind, (at AT TIME ZONE 'UTC')::date, address, relay, at FROM found "
+        "ON CONFLICT DO NOTHING",
+        (
+            [entry.delivery.queue_id for entry in seen],
+            [entry.delivery.outcome for entry in seen],
+            [entry.at for entry in seen],
+            [entry.delivery.address for entry in seen],
+            [entry.delivery.relay for entry in seen],
+        ),
+    )
 
 
 async def _suppress_expired(connection: Any, expired: Set[tuple[str, str]]) -> None:

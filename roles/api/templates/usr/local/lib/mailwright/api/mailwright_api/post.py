@@ -214,8 +214,8 @@ class Queue(Leases):
         super().__init__("mailwright_webhooks", LOCK, 1, 6)
 
     async def lease(self, most: int, busy: Sequence[UUID]) -> list[Job]:
-        """Take what is due, a few of each webhook."""
-        async with self._transaction() as connection:
+        """Take what is due, a few of each webhook, in one statement."""
+        async with self.pool.connection() as connection:
             cursor = await connection.execute(
                 "UPDATE api.webhook_delivery d SET attempts = attempts + 1, changed_at = now(), "
                 "next_at = now() + make_interval(secs => %s) FROM api.webhook w WHERE w.id = d.webhook AND d.id IN ("

@@ -14,6 +14,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.sending import i
 from ansible_collections.mailwright.server.plugins.module_utils.sending.envelope import new_token
 
 from . import problems
+from .address_rows import AddressRows
 from .database import charge
 from .email_rows import EmailRows, find_suppressed
 from .outgoing import Idempotency, Outgoing
@@ -23,7 +24,7 @@ from .stream_rows import StreamRows
 from .template_rows import TemplateRows
 
 
-class Store(EmailRows, HookStore, StatisticRows, StreamRows, TemplateRows):
+class Store(AddressRows, EmailRows, HookStore, StatisticRows, StreamRows, TemplateRows):
     """All of it."""
 
     async def find_key(self, key_id: str) -> tuple[str, list[str], bytes, bool] | None:
