@@ -96,9 +96,17 @@ class Outbox(Leases):
                     (seconds, most),
                 )
                 return [Job._make((*row, deadline, None)) for row in await cursor.fetchall()]
+        # the time first, and all of what came before it: else broadcast mail may go before what is not sorted yet
+        now = self.pace.clock()
+        while await self._sort(self.pace):
+            pass
         async with self.writing, self._transaction() as connection:
-            chosen, hour = await self.pace.choose(connection, most)
+            chosen, hour = await self.pace.choose(connection, most, now)
             return await _lease(connection, chosen, seconds, deadline, hour)
+
+    async def _sort(self, pace: Pace) -> int:
+        async with self.writing, self._transaction() as connection:
+            return await pace.sort(connection)
 
     async def content(self, message: UUID) -> tuple[bytes, bool]:
         """The message, and whether each recipient gets a link to unsubscribe with it."""

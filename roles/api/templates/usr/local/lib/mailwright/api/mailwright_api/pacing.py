@@ -43,11 +43,13 @@ class Pace:
     def __init__(self, address: str, schedule: Sequence[int], relay: bool, clock: Callable[[], datetime]) -> None:
         self.address, self.schedule, self.relay, self.clock = address, schedule, relay, clock
 
-    async def choose(self, connection: Any, most: int) -> tuple[list[UUID], datetime]:
-        """What may go out now, transactional mail first, and the hour that it counts for."""
-        # before sorting: what is in this hour's lanes is all that came before the hour
-        now = self.clock()
-        await connection.execute("SELECT api.sort_recipients(%s, %s)", (self.address, LARGEST_SORT))
+    async def sort(self, connection: Any) -> int:
+        """Put some of what is due into its lanes; how many."""
+        cursor = await connection.execute("SELECT api.sort_recipients(%s, %s)", (self.address, LARGEST_SORT))
+        return int((await cursor.fetchone())[0])
+
+    async def choose(self, connection: Any, most: int, now: datetime) -> tuple[list[UUID], datetime]:
+        """What may go out at that time, transactional mail first, and the hour that it counts for."""
         chosen = await _first(connection, {LOCAL: most, RELAY: most}, most)
         ramps = await self._turned(connection, now)
         if self.relay:
