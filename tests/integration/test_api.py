@@ -369,7 +369,7 @@ def test_another_domain_s_things_do_not_exist(acme: Api, globex: Api, descriptio
             there = re.sub(r"{(\w+)}", lambda found: values[found[1]], path)
             answer = globex.ask(method, there, body_of(method, path))
             assert (answer.status, answer.body["code"]) == (404, "not_found"), (method, path)
-        assert tried == 25
+        assert tried == 26
         for path, name in (
             ("/emails", "id"), ("/api-keys", "id"), ("/suppressions", "address"), ("/templates", "id"),
             ("/streams", "name"),
