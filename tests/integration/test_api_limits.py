@@ -41,10 +41,10 @@ def limit_domain(server: Server, **rates: int) -> None:
 
 
 def post(api: Api, token: str, count: int, key: str | None = None) -> tuple[int, dict[str, str]]:
-    """Send a message to so many recipients, tomorrow, so that nothing goes out."""
+    """Send a message to so many recipients, not today, so that nothing goes out. A repetition is the same message."""
     to = [f"dave+{token}-{number}@peer.test" for number in range(count)]
-    tomorrow = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 86400))
-    body = {"from": "news@acme.test", "to": to, "subject": token, "text": "Hello.\n", "send_at": tomorrow}
+    later = time.strftime("%Y-%m-%dT00:00:00Z", time.gmtime(time.time() + 2 * 86400))
+    body = {"from": "news@acme.test", "to": to, "subject": token, "text": "Hello.\n", "send_at": later}
     answer = api.ask("POST", "/emails", body, {"Idempotency-Key": f"{token}-{key}"} if key else None)
     if answer.status >= 400:
         assert answer.headers["content-type"] == "application/problem+json"
