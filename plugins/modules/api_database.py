@@ -64,14 +64,7 @@ options:
       recipients_per_hour:
         description: Recipients in each hour of the clock. No limit when not set.
         type: int
-  socket:
-    description: Directory of the server's Unix socket.
-    type: path
-    default: /var/run/postgresql
-  dbname:
-    description: Name of the directory's database.
-    type: str
-    default: mailwright
+extends_documentation_fragment: mailwright.server.database
 attributes:
   check_mode:
     description: Lists every role, migration and key, also on a host without PostgreSQL. Writes nothing.

@@ -46,19 +46,12 @@ options:
       - Mail in the store is never touched.
     type: int
     default: 30
-  socket:
-    description: Directory of the server's Unix socket.
-    type: path
-    default: /var/run/postgresql
-  dbname:
-    description: Name of the directory's database.
-    type: str
-    default: mailwright
   key_file:
     description:
       - Key that tells whether a plain password changed. It is created once, and belongs into the backup.
     type: path
     default: /etc/mailwright/secrets/directory.key
+extends_documentation_fragment: mailwright.server.database
 attributes:
   check_mode:
     description: Lists every role, database, migration and row, also on a host without PostgreSQL. Writes nothing.

@@ -41,14 +41,7 @@ options:
     type: str
     choices: [present, absent]
     default: present
-  socket:
-    description: Directory of the server's Unix socket.
-    type: path
-    default: /var/run/postgresql
-  dbname:
-    description: Name of the directory's database.
-    type: str
-    default: mailwright
+extends_documentation_fragment: mailwright.server.database
 attributes:
   check_mode:
     description: Says what would be done; makes no secret.

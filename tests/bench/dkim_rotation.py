@@ -32,6 +32,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests/lab"), str(ROOT / ".collections")]
 
+# the lab's modules, on the path that was set above
 from connection import Lab  # noqa: E402
 from nameservers import Knot  # noqa: E402
 

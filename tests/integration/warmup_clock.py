@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any
 
 sys.path[:0] = ["/usr/local/lib/mailwright/api", "/usr/local/lib/mailwright/python"]
+# the service's own modules, on the path that was set above
 from mailwright_api.dispatch import Dispatcher  # noqa: E402
 from mailwright_api.outbox import Job  # noqa: E402
 from mailwright_api.settings import Settings  # noqa: E402
@@ -41,6 +42,7 @@ class Simulation:
         self.dispatcher = Dispatcher(settings, lambda: self.now)
         self.outbox = self.dispatcher.outbox
         self.lease = self.outbox.lease
+        # the dispatcher makes its own outbox; this listens in and passes all on
         self.outbox.lease = self.counted  # type: ignore[method-assign]
         # looks for work that began after the clock was last set, and found none
         self.looked = asyncio.Event()
