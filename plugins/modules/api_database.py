@@ -7,13 +7,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: api_database
-short_description: Keep the sending API's database roles, schema, declared keys and limits
+short_description: Keep the sending API's database roles, schema, declared keys, limits and tenants
 version_added: "0.1.0"
 author: mailwright contributors (@mailwright)
 description:
   - Makes sure that the roles C(mailwright_api), C(mailwright_dispatch) and C(mailwright_webhooks) exist, runs the
-    migrations of the schema C(api) that the directory's database lacks, and brings the keys that the inventory owns
-    and the limits of domains in line.
+    migrations of the schema C(api) that the directory's database lacks, and brings the keys that the inventory owns,
+    the limits of domains and the tenants in line.
   - Keys that were made by the API or by M(mailwright.server.api_key) are never changed or removed.
     A wanted key that has the name of one of those is an error.
   - The database and its owner must exist; M(mailwright.server.directory) creates them.
@@ -64,6 +64,46 @@ options:
       recipients_per_hour:
         description: Recipients in each hour of the clock. No limit when not set.
         type: int
+  tenants:
+    description: Tenants of the normalised model. Others are removed, and so are their keys.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: What the tenant is called.
+        type: str
+        required: true
+      domains:
+        description: Its hosted domains. A domain has one tenant at most.
+        type: list
+        elements: str
+        required: true
+      keys:
+        description: Keys that reach all of its domains.
+        type: list
+        elements: dict
+        required: true
+        suboptions:
+          name:
+            description: What the key is called, once for each tenant.
+            type: str
+            required: true
+          scopes:
+            description: What it may do.
+            type: list
+            elements: str
+            required: true
+          key:
+            description: The key itself. Its hash is stored.
+            type: str
+            required: true
+          requests_per_minute:
+            description: Requests in each minute of the clock. No limit when not set.
+            type: int
+          recipients_per_hour:
+            description: Recipients in each hour of the clock. No limit when not set.
+            type: int
 extends_documentation_fragment: mailwright.server.database
 attributes:
   check_mode:
@@ -82,6 +122,7 @@ EXAMPLES = r"""
   mailwright.server.api_database:
     keys: "{{ mail_model.api['keys'] }}"
     limits: "{{ mail_model.api.limits }}"
+    tenants: "{{ mail_model.api.tenants }}"
 """
 
 RETURN = r"""
@@ -115,6 +156,7 @@ class Wanted(NamedTuple):
 
     keys: list[key_rows.Row]
     limits: list[key_rows.Limit]
+    tenants: key_rows.Tenants
 
 
 class Todo(NamedTuple):
@@ -123,6 +165,8 @@ class Todo(NamedTuple):
     keys: key_rows.Plan
     remove: list[key_rows.Limit]
     add: list[key_rows.Limit]
+    remove_tenants: key_rows.Tenants
+    add_tenants: key_rows.Tenants
 
 
 class Outcome(NamedTuple):
@@ -159,6 +203,27 @@ def main() -> None:
                 "default": [],
                 "options": {"domain": {"type": "str", "required": True}, **RATES},
             },
+            "tenants": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "domains": {"type": "list", "elements": "str", "required": True},
+                    "keys": {
+                        "type": "list",
+                        "elements": "dict",
+                        "required": True,
+                        "no_log": False,
+                        "options": {
+                            "name": {"type": "str", "required": True},
+                            "scopes": {"type": "list", "elements": "str", "required": True},
+                            "key": {"type": "str", "required": True, "no_log": True},
+                            **RATES,
+                        },
+                    },
+                },
+            },
             "socket": {"type": "path", "default": "/var/run/postgresql"},
             "dbname": {"type": "str", "default": "mailwright"},
         },
@@ -167,7 +232,8 @@ def main() -> None:
     try:
         cluster.database_name(module.params["dbname"])
         limits = [key_rows.Limit(**limit) for limit in module.params["limits"]]
-        wanted = Wanted(key_rows.wanted(module.params.pop("keys")), limits)
+        tenants = key_rows.wanted_tenants(module.params.pop("tenants"))
+        wanted = Wanted(key_rows.wanted(module.params.pop("keys")), limits, tenants)
         outcome = examine(module, wanted) if module.check_mode else apply(module.params, wanted)
     except (ValueError, store.StoreError, directory_schema.SchemaError, RefusedError) as error:
         module.fail_json(msg=str(error))
@@ -191,7 +257,7 @@ def examine(module: AnsibleModule, wanted: Wanted) -> Outcome:
     params = module.params
     roles: dict[str, cluster.Role] = {}
     databases: dict[str, cluster.Database] = {}
-    found = Wanted([], [])
+    found = Wanted([], [], key_rows.Tenants([], []))
     applied: dict[int, str] = {}
     try:
         with store.connect(params["socket"], store.ADMIN, store.ADMIN) as admin:
@@ -210,7 +276,7 @@ def examine(module: AnsibleModule, wanted: Wanted) -> Outcome:
 
 
 def apply(params: dict[str, Any], wanted: Wanted) -> Outcome:
-    """Brings roles, schema, keys and limits in line."""
+    """Brings roles, schema, keys, limits and tenants in line."""
     with store.connect(params["socket"], store.ADMIN, store.ADMIN) as admin:
         store.take_run_lock(admin)
         steps = cluster.guest_steps(*store.read_cluster(admin), params["dbname"], GUESTS)
@@ -220,23 +286,30 @@ def apply(params: dict[str, Any], wanted: Wanted) -> Outcome:
             todo = checked_plan(read(owner), wanted)
             sending_store.write_keys(owner, todo.keys)
             sending_store.write_limits(owner, todo.remove, todo.add)
+            sending_store.write_tenants(owner, todo.remove_tenants, todo.add_tenants)
     return outcome(steps, migrations, todo)
 
 
 def read(owner: Any) -> Wanted:
     """What there is."""
-    return Wanted(sending_store.read_keys(owner), sending_store.read_limits(owner))
+    return Wanted(
+        sending_store.read_keys(owner), sending_store.read_limits(owner), sending_store.read_tenants(owner)
+    )  # fmt: skip
 
 
 def checked_plan(found: Wanted, wanted: Wanted) -> Todo:
-    """The plan of keys and limits, if it may be carried out. Raises RefusedError."""
+    """The plan of keys, limits and tenants, if it may be carried out. Raises RefusedError."""
     conflicts = key_rows.conflicts(found.keys, wanted.keys)
     if conflicts:
         raise RefusedError("The inventory and the API disagree; no key was changed:\n" + "\n".join(conflicts))
     have, want = set(found.limits), set(wanted.limits)
     return Todo(
-        key_rows.plan(found.keys, wanted.keys), sorted(have - want, key=str), sorted(want - have, key=str)
-    )  # fmt: skip
+        key_rows.plan(found.keys, wanted.keys),
+        sorted(have - want, key=str),
+        sorted(want - have, key=str),
+        found.tenants.without(wanted.tenants),
+        wanted.tenants.without(found.tenants),
+    )
 
 
 def outcome(steps: list[cluster.Step], migrations: list[directory_schema.Migration], todo: Todo) -> Outcome:
@@ -245,8 +318,8 @@ def outcome(steps: list[cluster.Step], migrations: list[directory_schema.Migrati
     added += [f"migration {schema.NAME} {migration.version} {migration.title}" for migration in migrations]
     removed = [step.before for step in steps if step.before is not None]
     return Outcome(
-        removed + [str(row) for row in (*todo.keys.remove, *todo.remove)],
-        added + [str(row) for row in (*todo.keys.add, *todo.add)],
+        removed + [str(row) for row in (*todo.keys.remove, *todo.remove, *todo.remove_tenants.domains, *todo.remove_tenants.keys)],
+        added + [str(row) for row in (*todo.keys.add, *todo.add, *todo.add_tenants.domains, *todo.add_tenants.keys)],
     )
 
 

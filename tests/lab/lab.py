@@ -111,7 +111,16 @@ class Lab:
     @property
     def api_key(self) -> str:
         """The key of the sending API that the inventory declares."""
-        digest = hashlib.sha256(f"api {self.tsig}".encode()).hexdigest()
+        return self.derived_key("api")
+
+    @property
+    def tenant_key(self) -> str:
+        """The key of the tenant that the inventory declares."""
+        return self.derived_key("tenant")
+
+    def derived_key(self, purpose: str) -> str:
+        """A key of the sending API, the same each time."""
+        digest = hashlib.sha256(f"{purpose} {self.tsig}".encode()).hexdigest()
         return f"mw_{digest[:12]}_{digest[12:60]}"
 
     @property
@@ -524,7 +533,8 @@ def write_contract(lab: Lab) -> None:
         write(key, private, 0o600)
     values = {"STATE": str(STATE), "PASSWORD": lab.password, "MX1": lab.address("mx1"), "NS1": lab.address("ns1"),
               "PEER": lab.address("peer"), "TRUST_ANCHOR": root.strip(), "TSIG": tsig_base64(lab),
-              "REVERSE": lab.reverse_zone, "API_KEY": lab.api_key}  # fmt: skip
+              "REVERSE": lab.reverse_zone, "API_KEY": lab.api_key,
+              "TENANT_KEY": lab.tenant_key}  # fmt: skip
     text = (HERE / "inventory.yml.in").read_text()
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
@@ -535,6 +545,7 @@ def write_contract(lab: Lab) -> None:
         "LAB_TSIG": tsig_base64(lab),
         "LAB_PDNS_KEY": lab.pdns,
         "LAB_API_KEY": lab.api_key,
+        "LAB_TENANT_KEY": lab.tenant_key,
         "LAB_CA": str(STATE / "ca/ca.pem"),
         "LAB_ACME_CA": str(STATE / "ca/acme.pem"),
         "LAB_ACME_DIRECTORY": f"https://ns1.lab.test:{ACME_PORT}/dir",

@@ -173,7 +173,9 @@ API_KEY = {"name": "shop", "domain": "acme.test", "scopes": ["emails.write"], "k
 
 def test_the_sending_api() -> None:
     assert build_model(inventory()).model["api"] is None
-    assert build_model(inventory(mail_api={})).model["api"] == {"keys": [], "limits": [], "warmup": None}
+    assert build_model(inventory(mail_api={})).model["api"] == {
+        "keys": [], "limits": [], "tenants": [], "warmup": None
+    }  # fmt: skip
     other = {**API_KEY, "name": "crm", "domain": "Acme.Test", "key": f"mw_{'c' * 12}_{'b' * 48}"}
     scopes = ["emails.write", "emails.read", "emails.write"]
     api = build_model(inventory(mail_api={"keys": [API_KEY, {**other, "scopes": scopes}]})).model["api"]
@@ -239,6 +241,49 @@ def test_limits_and_warm_up_of_the_sending_api() -> None:
 def test_limits_and_warm_up_are_checked(change: dict[str, Any], error: str) -> None:
     found = errors_of(inventory(mail_api=change))
     assert len(found) == 1 and found[0].startswith(error), found
+
+
+TENANT_KEY = {"name": "all", "scopes": ["emails.write"], "key": f"mw_{'d' * 12}_{'b' * 48}"}
+TENANT = {"name": "acme", "domains": ["Acme.test"], "keys": [TENANT_KEY]}
+
+
+def test_tenants_of_the_sending_api() -> None:
+    api = build_model(inventory(mail_api={"tenants": [TENANT]})).model["api"]
+    assert api is not None and api["tenants"] == [
+        {
+            "name": "acme",
+            "domains": ["acme.test"],
+            "keys": [{**TENANT_KEY, "requests_per_minute": None, "recipients_per_hour": None}],
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tenants", "error"),
+    [
+        ([{**TENANT, "domains": []}], "mail_api.tenants[0].domains: is empty: write the domains"),
+        ([{**TENANT, "domains": ["globex.test"]}], "mail_api.tenants[0].domains[0]: 'globex.test' is not hosted here"),
+        ([{**TENANT, "name": "a/b"}], "mail_api.tenants[0].name: 'a/b' is not a name"),
+        (
+            [TENANT, {"name": "other", "domains": ["acme.test"]}],
+            "mail_api.tenants[1].domains[0]: 'acme.test' is a tenant's already, at mail_api.tenants[0].domains[0]",
+        ),
+        ([{**TENANT, "keys": [{**TENANT_KEY, "key": "mw_s3cret"}]}], "mail_api.tenants[0].keys[0].key: is not a key"),
+        ([{**TENANT, "keys": [{**TENANT_KEY, "scopes": []}]}], "mail_api.tenants[0].keys[0].scopes: there is no scope"),
+        (
+            [{**TENANT, "keys": [TENANT_KEY, {**TENANT_KEY, "key": f"mw_{'e' * 12}_{'b' * 48}"}]}],
+            "mail_api.tenants[0].keys[1].name: 'all' is already a key of this tenant",
+        ),
+        (
+            [{**TENANT, "keys": [TENANT_KEY, {**TENANT_KEY, "name": "more"}]}],
+            "mail_api.tenants[0].keys[1].key: begins as the one at mail_api.tenants[0].keys[0] does",
+        ),
+    ],
+)
+def test_tenants_are_checked(tenants: list[dict[str, Any]], error: str) -> None:
+    found = errors_of(inventory(mail_api={"tenants": tenants}))
+    assert len(found) == 1 and found[0].startswith(error), found
+    assert "s3cret" not in found[0]
 
 
 def test_keys_of_the_sending_api_are_told_apart() -> None:

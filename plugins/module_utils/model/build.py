@@ -148,9 +148,24 @@ class Warmup(TypedDict):
     relay: str
 
 
+class ApiTenantKey(TypedDict):
+    name: str
+    scopes: list[str]
+    key: str
+    requests_per_minute: int | None
+    recipients_per_hour: int | None
+
+
+class ApiTenant(TypedDict):
+    name: str
+    domains: list[str]
+    keys: list[ApiTenantKey]
+
+
 class Api(TypedDict):
     keys: list[ApiKey]
     limits: list[ApiLimit]
+    tenants: list[ApiTenant]
     warmup: Warmup | None
 
 
@@ -441,9 +456,11 @@ class _Builder:
         return name
 
     def api(self, values: dict[str, Any]) -> Api:
+        ids: dict[str, str] = {}
         return {
-            "keys": self.api_keys(values["keys"]),
+            "keys": self.api_keys(values["keys"], ids),
             "limits": self.api_limits(values["limits"]),
+            "tenants": self.api_tenants(values["tenants"], ids),
             "warmup": None if values["warmup"] is None else self.warmup(values["warmup"]),
         }
 
@@ -477,32 +494,82 @@ class _Builder:
             self.attempt(f"{path}.recipients_per_hour", check, entry["recipients_per_hour"]),
         )
 
-    def api_keys(self, entries: list[tuple[str, dict[str, Any] | None]]) -> list[ApiKey]:
+    def api_keys(self, entries: list[tuple[str, dict[str, Any] | None]], ids: dict[str, str]) -> list[ApiKey]:
         found: dict[tuple[str, str], ApiKey] = {}
-        ids: dict[str, str] = {}
+        for path, entry in entries:
+            if entry is None:
+                continue
+            domain = self.attempt(f"{path}.domain", parse_domain, entry["domain"])
+            if domain is not None and domain not in self.domains and not self.unsure_domains:
+                self.problems.error(f"{path}.domain", f"{shown(domain)} is not hosted here: write a domain that is")
+            key = self.api_key(path, entry, ids)
+            if domain is None or key is None:
+                continue
+            name = key["name"]
+            if (domain, name) in found:
+                self.problems.error(f"{path}.name", f"{shown(name)} is already a key of {domain}: write another name")
+            found[domain, name] = {"domain": domain, **key}
+        return [found[where] for where in sorted(found)]
+
+    def api_key(self, path: str, entry: dict[str, Any], ids: dict[str, str]) -> ApiTenantKey | None:
+        """What keys of domains and of tenants have in common; ids has the places of all keys' ids."""
+        name = self.attempt(f"{path}.name", keys.check_name, entry["name"])
+        scopes = None
+        if not any(isinstance(scope, Unreadable) for scope in entry["scopes"]):
+            scopes = self.attempt(f"{path}.scopes", keys.check_scopes, entry["scopes"])
+        key = self.attempt(f"{path}.key", keys.parse, entry["key"])
+        requests, recipients = self.rates(path, entry)
+        if key is not None and ids.setdefault(key.id, path) != path:
+            self.problems.error(f"{path}.key", f"begins as the one at {ids[key.id]} does: make another one")
+        if name is None or scopes is None or key is None:
+            return None
+        return {
+            "name": name, "scopes": scopes, "key": key.text,
+            "requests_per_minute": requests, "recipients_per_hour": recipients,
+        }  # fmt: skip
+
+    def api_tenants(self, entries: list[tuple[str, dict[str, Any] | None]], ids: dict[str, str]) -> list[ApiTenant]:
+        found: dict[str, ApiTenant] = {}
+        places: dict[str, str] = {}
         for path, entry in entries:
             if entry is None:
                 continue
             name = self.attempt(f"{path}.name", keys.check_name, entry["name"])
-            domain = self.attempt(f"{path}.domain", parse_domain, entry["domain"])
-            scopes = None
-            if not any(isinstance(scope, Unreadable) for scope in entry["scopes"]):
-                scopes = self.attempt(f"{path}.scopes", keys.check_scopes, entry["scopes"])
-            key = self.attempt(f"{path}.key", keys.parse, entry["key"])
-            requests, recipients = self.rates(path, entry)
-            if domain is not None and domain not in self.domains and not self.unsure_domains:
-                self.problems.error(f"{path}.domain", f"{shown(domain)} is not hosted here: write a domain that is")
-            if key is not None and ids.setdefault(key.id, path) != path:
-                self.problems.error(f"{path}.key", f"begins as the one at {ids[key.id]} does: make another one")
-            if name is None or domain is None or scopes is None or key is None:
+            domains = self.tenant_domains(path, entry["domains"], places)
+            own: dict[str, ApiTenantKey] = {}
+            for key_path, key_entry in entry["keys"]:
+                key = None if key_entry is None else self.api_key(key_path, key_entry, ids)
+                if key is None:
+                    continue
+                if key["name"] in own:
+                    self.problems.error(
+                        f"{key_path}.name", f"{shown(key['name'])} is already a key of this tenant: write another name"
+                    )
+                own[key["name"]] = key
+            if name is None:
                 continue
-            if (domain, name) in found:
-                self.problems.error(f"{path}.name", f"{shown(name)} is already a key of {domain}: write another name")
-            found[domain, name] = {
-                "name": name, "domain": domain, "scopes": scopes, "key": key.text,
-                "requests_per_minute": requests, "recipients_per_hour": recipients,
-            }  # fmt: skip
-        return [found[where] for where in sorted(found)]
+            if name in found:
+                self.problems.error(f"{path}.name", f"{shown(name)} is a tenant already: write all in one entry")
+            found[name] = {"name": name, "domains": domains, "keys": [own[key] for key in sorted(own)]}
+        return [found[name] for name in sorted(found)]
+
+    def tenant_domains(self, path: str, values: list[object], places: dict[str, str]) -> list[str]:
+        """A tenant's domains; places has those of all tenants."""
+        found = []
+        if not values:
+            self.problems.error(f"{path}.domains", "is empty: write the domains that are the tenant's")
+        for index, value in enumerate(values):
+            place = f"{path}.domains[{index}]"
+            domain = self.attempt(place, parse_domain, value)
+            if domain is None:
+                continue
+            if domain not in self.domains and not self.unsure_domains:
+                self.problems.error(place, f"{shown(domain)} is not hosted here: write a domain that is")
+            if places.setdefault(domain, place) != place:
+                self.problems.error(place, f"{shown(domain)} is a tenant's already, at {places[domain]}: remove one")
+                continue
+            found.append(domain)
+        return sorted(found)
 
     def parked_domains(self, values: list[object], hostname: str) -> list[str]:
         """Names that have no mail; one that has some is a mistake."""

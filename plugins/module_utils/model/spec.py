@@ -472,6 +472,26 @@ API_KEY_OPTIONS: Options = {
     },
 }
 
+API_TENANT_OPTIONS: Options = {
+    "name": {"type": "str", "required": True, "description": "What the tenant is called."},
+    "domains": {
+        "type": "list",
+        "elements": "str",
+        "default": [],
+        "description": "The hosted domains that are the tenant's, one at least. A domain has one tenant at most.",
+    },
+    "keys": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            **{name: option for name, option in API_KEY_OPTIONS.items() if name != "domain"},
+            "name": {"type": "str", "required": True, "description": "What the key is called; once for each tenant."},
+        },
+        "description": "Keys that reach all of the tenant's domains.",
+    },
+}
+
 API_LIMIT_OPTIONS: Options = {
     "domain": {"type": "str", "required": True, "description": "The hosted domain whose keys are limited together."},
     "requests_per_minute": {
@@ -516,6 +536,13 @@ API_OPTIONS: Options = {
         "default": [],
         "options": API_LIMIT_OPTIONS,
         "description": "Limits of domains. One that is not named has none.",
+    },
+    "tenants": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": API_TENANT_OPTIONS,
+        "description": "Customers with several domains, and keys that reach all of these.",
     },
     "warmup": {
         "type": "dict",

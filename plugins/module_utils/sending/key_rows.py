@@ -1,7 +1,7 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Keys and limits of domains as rows: what the inventory wants against what the database has (pure)."""
+"""Keys, limits of domains and tenants as rows: what the inventory wants against what the database has (pure)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,45 @@ class Limit(NamedTuple):
         return f"limit {self.domain}{rates(self)}"
 
 
-def rates(row: Row | Limit) -> str:
+class TenantDomain(NamedTuple):
+    """A row of api.tenant_domain."""
+
+    domain: str
+    tenant: str
+
+    def __str__(self) -> str:
+        return f"tenant {self.tenant!a} domain={self.domain}"
+
+
+class TenantKey(NamedTuple):
+    """A row of api.tenant_key."""
+
+    id: str
+    tenant: str
+    name: str
+    hash: bytes
+    scopes: tuple[str, ...]
+    requests_per_minute: int | None
+    recipients_per_hour: int | None
+
+    def __str__(self) -> str:
+        return f"tenant {self.tenant!a} key {self.name!a} id={self.id} scopes={','.join(self.scopes)}{rates(self)}"
+
+
+class Tenants(NamedTuple):
+    """What there is of tenants, is to be removed, or to be added."""
+
+    domains: list[TenantDomain]
+    keys: list[TenantKey]
+
+    def without(self, other: Tenants) -> Tenants:
+        """The rows that the other one lacks."""
+        return Tenants(
+            sorted(set(self.domains) - set(other.domains), key=str), sorted(set(self.keys) - set(other.keys), key=str)
+        )
+
+
+def rates(row: Row | Limit | TenantKey) -> str:
     """What is limited, for the plan."""
     names = ("requests_per_minute", "recipients_per_hour")
     return "".join(f" {name}={getattr(row, name)}" for name in names if getattr(row, name) is not None)
@@ -75,6 +113,23 @@ def wanted(declared: Iterable[Mapping[str, Any]]) -> list[Row]:
         )._replace(requests_per_minute=entry["requests_per_minute"], recipients_per_hour=entry["recipients_per_hour"])
         for entry in declared
     ]
+
+
+def wanted_tenants(declared: Iterable[Mapping[str, Any]]) -> Tenants:
+    """The rows of the model's tenants. Raises ValueError."""
+    found = Tenants([], [])
+    for tenant in declared:
+        found.domains.extend(TenantDomain(domain, tenant["name"]) for domain in tenant["domains"])
+        for entry in tenant["keys"]:
+            key = keys.parse(entry["key"])
+            found.keys.append(
+                TenantKey(
+                    key.id, tenant["name"], keys.check_name(entry["name"]), key.digest,
+                    tuple(keys.check_scopes(entry["scopes"])), entry["requests_per_minute"],
+                    entry["recipients_per_hour"],
+                )
+            )  # fmt: skip
+    return found
 
 
 def conflicts(found: Iterable[Row], rows: Iterable[Row]) -> list[str]:

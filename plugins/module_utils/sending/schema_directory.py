@@ -1,7 +1,7 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Migrations from 50 on of the sending API's schema: mailboxes and aliases, mail submitted by SMTP (pure)."""
+"""Migrations 50 to 59 of the sending API's schema: mailboxes and aliases, mail submitted by SMTP (pure)."""
 
 from __future__ import annotations
 

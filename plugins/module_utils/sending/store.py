@@ -1,7 +1,7 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Input and output of the modules: the rows of api.key and api.webhook, by a connection of the directory's owner."""
+"""Input and output of the modules: the rows of keys, limits, tenants and webhooks, by a connection of the directory's owner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from ..directory import store
 from . import webhooks
-from .key_rows import Limit, Plan, Row
+from .key_rows import Limit, Plan, Row, TenantDomain, TenantKey, Tenants
 
 
 def read_keys(owner: Any) -> list[Row]:
@@ -53,6 +53,38 @@ def write_limits(owner: Any, remove: Sequence[Limit], add: Sequence[Limit]) -> N
             owner.execute("DELETE FROM api.domain_limit WHERE domain = %s", (row.domain,))
         for row in add:
             owner.execute("INSERT INTO api.domain_limit VALUES (%s, %s, %s)", row)
+
+
+def read_tenants(owner: Any) -> Tenants:
+    """All tenants' domains and keys; none where the schema does not know of any yet."""
+    with store.translated("reading the tenants"):
+        if owner.execute("SELECT to_regclass('api.tenant_key')").fetchone()[0] is None:
+            return Tenants([], [])
+        domains = owner.execute("SELECT domain, tenant FROM api.tenant_domain").fetchall()
+        rows = owner.execute(
+            "SELECT id, tenant, name, hash, scopes, requests_per_minute, recipients_per_hour FROM api.tenant_key"
+        ).fetchall()
+    return Tenants(
+        [TenantDomain(*row) for row in domains],
+        [TenantKey(*row[:3], bytes(row[3]), tuple(row[4]), *row[5:]) for row in rows],
+    )
+
+
+def write_tenants(owner: Any, remove: Tenants, add: Tenants) -> None:
+    """Carries the plan out, whole or not at all."""
+    with store.translated("writing the tenants"), owner.transaction():
+        for domain in remove.domains:
+            owner.execute("DELETE FROM api.tenant_domain WHERE domain = %s", (domain.domain,))
+        for key in remove.keys:
+            owner.execute("DELETE FROM api.tenant_key WHERE id = %s", (key.id,))
+        for domain in add.domains:
+            owner.execute("INSERT INTO api.tenant_domain (domain, tenant) VALUES (%s, %s)", domain)
+        for key in add.keys:
+            owner.execute(
+                "INSERT INTO api.tenant_key (id, tenant, name, hash, scopes, requests_per_minute, recipients_per_hour) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                (*key[:4], list(key.scopes), *key[5:]),
+            )
 
 
 def hosted_domains(owner: Any) -> set[str]:

@@ -22,6 +22,7 @@ from .problems import MEDIA_TYPE, ApiError, not_found
 from .renderer import Renderer
 from .routing import (
     BASE,
+    DOMAIN_HEADER,
     HOST,
     PUBLIC,
     Caller,
@@ -36,6 +37,10 @@ from .routing import (
 from .settings import Settings
 
 LOG_AGE_LIMIT = 60.0
+DESCRIPTION_OF_KEYS = (
+    f"A key of one domain, or of a tenant. With a tenant's, the header {DOMAIN_HEADER} names the domain that the "
+    "request is for; it may be left out where the tenant has one domain, and for the paths below /domains."
+)
 
 router = new_router()
 
@@ -43,26 +48,28 @@ router = new_router()
 @router.get("/domains", response_model=resources.DomainList, summary="List the domains that the key may send for")
 @scope("domains.read")
 async def list_domains(caller: Known) -> Any:
-    """A key has one domain."""
-    return {"data": [{"name": caller.domain}]}
+    """One, or those of the tenant whose key it is."""
+    return {"data": [{"name": domain} for domain in caller.domains]}
 
 
 @router.get("/domains/{name}", response_model=resources.Domain, summary="Show a domain")
 @scope("domains.read")
 async def show_domain(caller: Known, name: Annotated[str, Path(max_length=253)]) -> Any:
     """A domain of somebody else does not exist."""
-    if name.lower() != caller.domain:
-        raise not_found("domain")
-    return {"name": caller.domain}
+    return {"name": _own_domain(caller, name)}
 
 
 @router.get("/domains/{name}/limits", response_model=resources.LimitList, summary="List the limits of key and domain")
 @scope("domains.read")
 async def list_limits(request: Request, caller: Known, name: Annotated[str, Path(max_length=253)]) -> Any:
     """What is left of them is in the headers of every answer that they concern."""
-    if name.lower() != caller.domain:
+    return {"data": await request.app.state.store.limits(_own_domain(caller, name), caller.key_id)}
+
+
+def _own_domain(caller: Caller, name: str) -> str:
+    if name.lower() not in caller.domains:
         raise not_found("domain")
-    return {"data": await request.app.state.store.limits(caller.key_id)}
+    return name.lower()
 
 
 @router.post("/api-keys", status_code=201, response_model=resources.NewKey, summary="Make a key")
@@ -338,7 +345,9 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     """The description: problems as they are sent, and how to send the key."""
     if app.openapi_schema is None:
         text = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        text["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        text["components"]["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer", "description": DESCRIPTION_OF_KEYS}
+        }
         for unused in ("HTTPValidationError", "ValidationError"):
             text["components"]["schemas"].pop(unused, None)
         for path in text["paths"].values():

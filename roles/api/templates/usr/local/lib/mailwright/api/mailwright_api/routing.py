@@ -14,13 +14,15 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 
 from .outgoing import ACTOR, LIMITED, rate_headers
-from .problems import ApiError
+from .problems import ApiError, not_found
 
 BASE = "/api/v1"
 # Nobody has to say who they are for these.
 PUBLIC = "public"
 # Only on the service's own socket: nginx does not pass it on.
 HOST = "host"
+# For which domain of a tenant a request is.
+DOMAIN_HEADER = "Mail-Domain"
 # Composing a large message takes several times its size in memory: one at a time.
 LARGE = 1_000_000
 
@@ -28,11 +30,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Caller(NamedTuple):
-    """Who asks: the key, its domain, and what it may do."""
+    """Who asks: the key, the domains that it reaches, the one that the request is for, and what the key may do."""
 
     key_id: str
-    domain: str
+    domains: tuple[str, ...]
+    chosen: str
     scopes: tuple[str, ...]
+
+    @property
+    def domain(self) -> str:
+        """Raises ApiError when the request does not say which of several it is for."""
+        if not self.chosen:
+            detail = f"Name the domain that this is for in the header {DOMAIN_HEADER}; GET {BASE}/domains lists them."
+            raise ApiError(422, "invalid_request", detail)
+        return self.chosen
 
 
 def scope(name: str) -> Callable[[F], F]:
@@ -89,14 +100,22 @@ async def authenticate(request: Request, needed: str) -> Caller:
     found = await request.app.state.store.find_key(key.id)
     if found is None or not keys.matches(key, found[2]):
         raise refused
-    caller = Caller(key.id, found[0], tuple(found[1]))
     ACTOR.set(key.id)
+    caller = Caller(key.id, tuple(found[0]), choose(request, found[0]), tuple(found[1]))
     LIMITED.set(found[3])
     if found[3]:
-        await request.app.state.store.count_request()
+        await request.app.state.store.count_request(caller.chosen)
     if needed not in caller.scopes:
         raise ApiError(403, "forbidden", f"The key lacks the scope {needed}.")
     return caller
+
+
+def choose(request: Request, domains: list[str]) -> str:
+    """The domain that the header names, or the only one; '' when it is left open. Raises ApiError."""
+    named = request.headers.get(DOMAIN_HEADER, "").lower()
+    if named and named not in domains:
+        raise not_found("domain")
+    return named or (domains[0] if len(domains) == 1 else "")
 
 
 def caller_of(request: Request) -> Caller:

@@ -27,24 +27,25 @@ from .template_rows import TemplateRows
 class Store(AddressRows, EmailRows, HookStore, StatisticRows, StreamRows, TemplateRows):
     """All of it."""
 
-    async def find_key(self, key_id: str) -> tuple[str, list[str], bytes, bool] | None:
-        """Domain, scopes and hash of a key, and whether it or its domain has limits."""
+    async def find_key(self, key_id: str) -> tuple[list[str], list[str], bytes, bool] | None:
+        """Domains, scopes and hash of a key, and whether it or its domain may have limits."""
         async with self._connection() as connection:
             cursor = await connection.execute(
-                "SELECT domain, scopes, hash, EXISTS (SELECT FROM api.limits(%s)) FROM api.find_key(%s)",
-                (key_id, key_id),
+                "SELECT ARRAY[domain], scopes, hash, EXISTS (SELECT FROM api.limits(%s)) FROM api.find_key(%s) "
+                "UNION ALL SELECT domains, scopes, hash, true FROM api.find_tenant_key(%s)",
+                (key_id, key_id, key_id),
             )
             row = await cursor.fetchone()
         return None if row is None else (row[0], row[1], bytes(row[2]), row[3])
 
-    async def count_request(self) -> None:
-        """Take a request from what the key may make. Raises ApiError."""
-        async with self._connection() as connection:
+    async def count_request(self, domain: str) -> None:
+        """Take a request from what key and domain may make; the domain is '' for none. Raises ApiError."""
+        async with self._domain(domain) as connection:
             await charge(connection, "requests", 1)
 
-    async def limits(self, key_id: str) -> list[dict[str, Any]]:
-        """The limits of the key and its domain."""
-        async with self._connection() as connection:
+    async def limits(self, domain: str, key_id: str) -> list[dict[str, Any]]:
+        """The limits of the key and the domain."""
+        async with self._domain(domain) as connection:
             cursor = await connection.execute(
                 "SELECT split_part(subject, ' ', 1), unit, most, seconds FROM api.limits(%s) ORDER BY 1, 2", (key_id,)
             )
