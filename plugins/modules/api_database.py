@@ -318,7 +318,11 @@ def outcome(steps: list[cluster.Step], migrations: list[directory_schema.Migrati
     added += [f"migration {schema.NAME} {migration.version} {migration.title}" for migration in migrations]
     removed = [step.before for step in steps if step.before is not None]
     return Outcome(
-        removed + [str(row) for row in (*todo.keys.remove, *todo.remove, *todo.remove_tenants.domains, *todo.remove_tenants.keys)],
+        removed
+        + [
+            str(row)
+            for row in (*todo.keys.remove, *todo.remove, *todo.remove_tenants.domains, *todo.remove_tenants.keys)
+        ],
         added + [str(row) for row in (*todo.keys.add, *todo.add, *todo.add_tenants.domains, *todo.add_tenants.keys)],
     )
 

@@ -1,7 +1,7 @@
 # Copyright: mailwright contributors
 # GNU General Public License v3.0-or-later (see COPYING)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Input and output of the modules: the rows of keys, limits, tenants and webhooks, by a connection of the directory's owner."""
+"""Input and output of the modules: keys, limits, tenants and webhooks, by a connection of the directory's owner."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def read_tenants(owner: Any) -> Tenants:
         ).fetchall()
     return Tenants(
         [TenantDomain(*row) for row in domains],
-        [TenantKey(*row[:3], bytes(row[3]), tuple(row[4]), *row[5:]) for row in rows],
+        [TenantKey._make((*row[:3], bytes(row[3]), tuple(row[4]), *row[5:])) for row in rows],
     )
 
 
