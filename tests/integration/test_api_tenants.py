@@ -109,7 +109,7 @@ def test_a_domain_of_another_tenant_does_not_exist(
                     continue
                 tried += 1
                 place = path.removeprefix(BASE).replace("{", "").replace("}", "")
-                body = {} if method in ("post", "patch") else None
+                body: dict[str, Any] | None = {} if method in ("post", "patch") else None
                 answers = [tenant.ask(method.upper(), place, body, {"Mail-Domain": name})
                            for name in ("globex.test", "nobody.test", "sub.acme.test")]  # fmt: skip
                 assert {(answer.status, answer.body["detail"]) for answer in answers} == {
