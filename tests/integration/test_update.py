@@ -523,7 +523,7 @@ assert ports
 ports = ", ".join(ports)
 rules = "table inet cut {{ "
 for hook, way in (("input", "dport 22 tcp sport"), ("output", "sport 22 tcp dport")):
-    rules += f"chain {{hook}} {{{{ type filter hook {{hook}} priority -20; tcp {{way}} {{{{ {{ports}} }}}} drop; }}}} "
+    rules += f"chain {{hook}} {{{{ type filter hook {{hook}} priority -20; tcp {{way}} {{{{ {{ports}} }}}} drop; }}}}; "
 subprocess.run(["nft", "-f", "-"], input=rules + "}}", text=True, check=True)
 """
 
