@@ -521,7 +521,7 @@ peers = subprocess.run(command, capture_output=True, text=True, check=True).stdo
 ports = {{line.split()[-1].rpartition(":")[2] for line in peers.splitlines()}} - {{own}}
 assert ports
 ports = ", ".join(ports)
-rules = "table inet cut {{ "
+rules = "table inet silence {{ "
 for hook, way in (("input", "dport 22 tcp sport"), ("output", "sport 22 tcp dport")):
     rules += f"chain {{hook}} {{{{ type filter hook {{hook}} priority -20; tcp {{way}} {{{{ {{ports}} }}}} drop; }}}}; "
 subprocess.run(["nft", "-f", "-"], input=rules + "}}", text=True, check=True)
@@ -578,15 +578,16 @@ def test_a_cut_connection_leaves_the_host_in_one_state(host: Server, token: str,
             with controller(host) as process:
                 watch(host, moment, CUT)
                 said, _none = process.communicate(timeout=120)
-            committed = settled(host) == "committed"
+            ended = settled(host)
+            # where SSH sees its connection dead before it asks, it makes another one, and the playbook hears the ending
+            heard = {0: "committed", 2: "rolled back", 4: ""}[process.returncode]
+            words = {"committed": "leads back", "rolled back": "ROLLED BACK", "": "the host goes on by itself"}
+            assert heard in ("", ended) and words[heard] in said, said
             # with the last phase another connection begins, which may have been too late to be cut
-            whole = moment == "complete" and process.returncode == 0
-            assert committed == (whole or moment == "confirmed")
-            assert whole or (process.returncode == 4 and "the host goes on by itself" in said), said
-            assert whole == ("snapshot" in said and "leads back" in said), said
-            judge(host, before, "small", committed=committed)
+            assert moment == "complete" or (ended == "committed") == (moment == "confirmed")
+            judge(host, before, "small", committed=ended == "committed")
     finally:
-        host.run("nft delete table inet cut 2>/dev/null", check=False)
+        host.run("nft delete table inet silence 2>/dev/null", check=False)
 
 
 @pytest.mark.faults
