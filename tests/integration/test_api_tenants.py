@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -62,6 +63,11 @@ def message(domain: str, token: str) -> dict[str, Any]:
     return {"from": f"news@{domain}", "to": ["dave@peer.test"], "subject": token, "text": "Hello.\n"}
 
 
+def delivered(tenant: Api, email: str, place: dict[str, str]) -> bool:
+    events = tenant.ask("GET", f"/emails/{email}/events", headers=place).body["data"]
+    return "delivered" in [event["kind"] for event in events]
+
+
 def test_the_inventory_s_tenant_has_its_domains(lab: Lab, server: Server) -> None:
     """As the apply made it: the key, its scopes and both domains."""
     api = Api(lab, server.name, lab.env["LAB_TENANT_KEY"])
@@ -77,12 +83,7 @@ def test_one_key_sends_from_each_domain(tenant: Api, token: str) -> None:
         refused = tenant.ask("POST", "/emails", message(other, token), place)
         assert (refused.status, refused.body["errors"][0]["pointer"]) == (422, "/from")
         email = answer.body["id"]
-
-        def delivered(email: str = email, place: dict[str, str] = place) -> bool:
-            events = tenant.ask("GET", f"/emails/{email}/events", headers=place).body["data"]
-            return "delivered" in [event["kind"] for event in events]
-
-        wait_until(delivered, 60, f"the delivery from {domain}")
+        wait_until(partial(delivered, tenant, email, place), 60, f"the delivery from {domain}")
         elsewhere = tenant.ask("GET", f"/emails/{email}", headers=GLOBEX if place is ACME else ACME)
         assert elsewhere.status == 404
 
