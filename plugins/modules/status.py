@@ -370,7 +370,9 @@ def main() -> None:
             "backup": {"type": "bool", "default": False},
             "blocklists": {
                 "type": "dict",
-                "options": {name: {"type": "list", "elements": "str", "default": []} for name in ("addresses", "domains")},
+                "options": {
+                    name: {"type": "list", "elements": "str", "default": []} for name in ("addresses", "domains")
+                },
             },
             "ca_pem": {"type": "str"},
         },

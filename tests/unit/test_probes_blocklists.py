@@ -17,8 +17,11 @@ from ansible_collections.mailwright.server.plugins.module_utils.probes.blocklist
 )
 from ansible_collections.mailwright.server.plugins.module_utils.probes.dns import Reply
 
-BARE = {"mail_hostname": "mx1.acme.test", "mail_admin": "alice@acme.test",
-        "mail_domains": [{"name": "acme.test", "mailboxes": [{"name": "alice", "password": "long enough, this"}]}]}  # fmt: skip
+BARE = {
+    "mail_hostname": "mx1.acme.test",
+    "mail_admin": "alice@acme.test",
+    "mail_domains": [{"name": "acme.test", "mailboxes": [{"name": "alice", "password": "long enough, this"}]}],
+}
 FIRST, SECOND = Question("bl.test", "192.0.2.1"), Question("bl.test", "192.0.2.2")
 
 
@@ -45,7 +48,7 @@ def test_a_code_is_a_listing(code: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["127.255.255.252", "127.255.255.254", "127.255.255.255", "127.0.1.255", "127.0.0.1", "198.51.100.7", "203.0.113.1"],
+    ["127.255.255.252", "127.255.255.254", "127.255.255.255", "127.0.1.255", "127.0.0.1", "203.0.113.1"],
 )
 def test_an_error_is_never_a_listing(value: str) -> None:
     assert read(Reply((value,))).verdict == "unusable"

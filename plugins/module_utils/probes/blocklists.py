@@ -65,7 +65,10 @@ def read(reply: dns.Reply) -> Answer:
 def evaluate(answers: Sequence[tuple[Question, Answer]], unusable: dict[str, str]) -> Result:
     """Judge the answers. `unusable` are the lists that cannot be asked, with the reason."""
     listed = [(question, answer.words) for question, answer in answers if answer.verdict == "listed"]
-    silent = {**{question.zone: answer.words for question, answer in answers if answer.verdict == "unusable"}, **unusable}
+    silent = {
+        **{question.zone: answer.words for question, answer in answers if answer.verdict == "unusable"},
+        **unusable,
+    }
     lines = [f"{question.subject} is listed by {question.zone}: {words}" for question, words in listed]
     lines += [f"{zone} cannot be asked: {words}" for zone, words in sorted(silent.items())]
     status: Status = "fail" if listed else "warn" if silent else "ok"
