@@ -119,6 +119,10 @@ options:
         type: list
         elements: str
         default: []
+  warmup_schedule:
+    description: The schedule of the warm-up of the first address, as in the model. Not looked at when not set.
+    type: list
+    elements: int
   ca_pem:
     description: Certificates in PEM form that are trusted beside those of the system.
     type: str
@@ -222,6 +226,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.probes import (
     system,
     tls,
     transaction,
+    warmup,
     web,
     wire,
 )
@@ -309,6 +314,10 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
         probes.append(Probe("to others", "reports", reports.probe_sent))
     if params["backup"]:
         probes.append(Probe("backup", "system", backup.probe))
+    schedule = params["warmup_schedule"]
+    if schedule:
+        address = next(iter([*listed["ipv4"], *listed["ipv6"]]), "")
+        probes.append(Probe("warm-up", "queue", lambda: warmup.probe(address, schedule)))
     lists = params["blocklists"]
     if lists is not None:
         probes.append(
@@ -374,6 +383,7 @@ def main() -> None:
                     name: {"type": "list", "elements": "str", "default": []} for name in ("addresses", "domains")
                 },
             },
+            "warmup_schedule": {"type": "list", "elements": "int"},
             "ca_pem": {"type": "str"},
         },
         supports_check_mode=True,

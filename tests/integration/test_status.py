@@ -20,6 +20,7 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 import zones
+from ansible_collections.mailwright.server.tests.integration.sending import sql
 from connection import Lab, wait_until
 
 HOST = "mx1"
@@ -203,6 +204,39 @@ def test_on_no_list(status: Status) -> None:
     done = status.run("-v", "-e", json.dumps({"mail_blocklists": {"addresses": ["bl.lab.test"], "domains": []}}))
     assert done.returncode == 0, done.stdout
     assert re.search(r"^  ok    reports +blocklists: 1 on none of 1 lists", done.stdout, re.MULTILINE)
+
+
+@pytest.fixture
+def refused_ramp(lab: Lab) -> Iterator[str]:
+    """Where the address stands: on its third day in all, and refused by a provider. The lab itself has no warm-up."""
+    address = lab.address(HOST)
+    sql(
+        lab, HOST,
+        "INSERT INTO api.ramp (address, provider, stage, hour, sent_day, paused_until, refused_on) "
+        "SELECT *, (now() AT TIME ZONE 'UTC')::date FROM (VALUES "
+        f"('{address}', '*', 2, date_trunc('hour', now(), 'UTC'), 42, NULL::timestamptz), "
+        f"('{address}', 'slow.example', 0, date_trunc('hour', now(), 'UTC'), 7, now() + interval '50 min')) AS v; "
+        "UPDATE api.ramp SET refused_on = NULL WHERE provider = '*'",
+    )  # fmt: skip
+    yield "slow.example"
+    sql(lab, HOST, f"DELETE FROM api.ramp WHERE address = '{address}'")
+
+
+def test_where_the_warm_up_stands_and_who_refuses(status: Status, refused_ramp: str) -> None:
+    done = status.run("-e", json.dumps({"mail_api": {"warmup": {"schedule": [50, 100, 200, 400]}}}))
+    assert done.returncode == 0, done.stdout
+    found = status.not_ok()
+    assert set(found) == {("queue", "warm-up")}
+    result = found["queue", "warm-up"]
+    assert result["status"] == "warn"
+    assert result["summary"] == "step 3 of 4, 42 of 200 sent today"
+    (line,) = result["detail"]
+    assert re.fullmatch(
+        rf"{refused_ramp}: step 1 of 4, 7 of 50 sent today, refused this address on \d{{4}}-\d\d-\d\d: 2 steps back, "
+        r"nothing is sent until \d\d:\d\d UTC",
+        line,
+    )
+    assert result["data"]["*"] == {"step": 3, "day_cap": 200, "sent_today": 42, "waiting": 0, "refused_on": None}
 
 
 def test_hosts_that_cannot_be_probed_are_in_the_report(lab: Lab, status: Status, tmp_path: Path) -> None:
