@@ -16,6 +16,7 @@ import ssl
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -76,6 +77,18 @@ def test_what_postfix_closed_delays_nothing(server: Server, acme: Api, token: st
     after = send_in_turn()
     print(f"  {before:.1f} s for 16 messages in turn, {after:.1f} s after a restart of Postfix")
     assert after < before + 16
+
+
+def test_what_postgresql_closed_refuses_nobody(lab: Lab, server: Server) -> None:
+    """After its restart the service has dead connections: no caller is told that the database does not answer."""
+
+    def ask(_number: int) -> int:
+        return Api(lab, server.name, lab.env["LAB_API_KEY"]).ask("GET", "/emails").status
+
+    with ThreadPoolExecutor(16) as callers:
+        assert set(callers.map(ask, range(64))) == {200}
+    server.run("systemctl restart postgresql@17-main")
+    assert [ask(number) for number in range(8)] == [200] * 8
 
 
 def test_each_recipient_gets_one_message_and_bcc_stays_hidden(lab: Lab, acme: Api, token: str) -> None:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -15,6 +16,13 @@ from .outgoing import ACTOR, LIMITED, RATE, Rate
 from .settings import DATABASE
 
 CONNECTIONS = 6
+
+
+def _readable(connection: Any) -> bool:
+    """Whether something came unasked: the server has closed its side, as at its restart."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Database:
@@ -41,7 +49,13 @@ class Database:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
         try:
-            async with self.pool.connection() as connection:
+            async with AsyncExitStack() as stack:
+                connection = await stack.enter_async_context(self.pool.connection())
+                # The pool's own check would cost each request a round trip, and waits for seconds.
+                while _readable(connection):
+                    await connection.close()
+                    await stack.aclose()
+                    connection = await stack.enter_async_context(self.pool.connection())
                 yield connection
         # the server's own words may quote rows
         except psycopg.OperationalError as error:
