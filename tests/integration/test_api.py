@@ -480,14 +480,6 @@ def test_pages_show_each_message_once(acme: Api, token: str) -> None:
     assert found[:5] == sent[::-1]
 
 
-def test_a_restart_of_the_database_costs_no_request_after_it(server: Server, acme: Api) -> None:
-    """Each of the service's idle connections is dead then, and nobody but the service is to notice."""
-    assert acme.ask("GET", "/emails").status == 200
-    server.run("systemctl restart postgresql@17-main.service")
-    # more than there are connections
-    assert [acme.ask("GET", "/emails").status for _request in range(10)] == [200] * 10
-
-
 def test_figures_are_for_the_host_alone(server: Server, anybody: Api) -> None:
     assert anybody.ask("GET", "/metrics").status == 404
     ask = (

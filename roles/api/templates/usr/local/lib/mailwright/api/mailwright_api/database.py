@@ -34,8 +34,6 @@ class Database:
             min_size=2,
             max_size=CONNECTIONS,
             timeout=5,
-            # after a restart of PostgreSQL all that were idle are dead: found out before a request has one, not by it
-            check=AsyncConnectionPool.check_connection,
             open=False,
             kwargs={"autocommit": True},
         )
