@@ -120,8 +120,8 @@ def spent(before: dict[str, float], after: dict[str, float], messages: int) -> s
     return f"{sum(each.values()):.1f} ms a message: {shares}"
 
 
-# A host of the lab has no control of processor time by control groups (CPUWeight). Each service is a session of its own,
-# to which the kernel's autogroups give shares by a nice value: -8 is six times the share of 0 (sched(7)).
+# A host of the lab has no control of processor time by control groups (CPUWeight). Each service is a session of its
+# own, to which the kernel's autogroups give shares by a nice value: -8 is six times the share of 0 (sched(7)).
 AUTOGROUP = """
 for unit in %s; do
     [ "$(systemctl show -P CPUWeight $unit)" != 600 ] || echo -8 > /proc/$(systemctl show -P MainPID $unit)/autogroup

@@ -35,7 +35,7 @@ SELECT lane, count(*), min(not_before) FROM api.recipient
 class Waiting(NamedTuple):
     """How many recipients wait for a receiver's turn, and since when."""
 
-    count: int
+    recipients: int
     since: datetime
 
 
@@ -44,7 +44,7 @@ def evaluate(
 ) -> Result:
     """Judge the ramps by receiver, and what waits for each."""
     turned = {name: warmup.turn(ramp, now, schedule, 0) for name, ramp in ramps.items()}
-    count = sum(entry.count for entry in waiting.values())
+    count = sum(entry.recipients for entry in waiting.values())
     words = _step(turned.get(ALL, Ramp()), schedule) + (f", {count} wait" if count else "")
     refused = [name for name, ramp in turned.items() if _refused(ramp, now)]
     late = [name for name, entry in waiting.items() if now - entry.since >= LATE]
@@ -66,7 +66,7 @@ def _refused(ramp: Ramp, now: datetime) -> bool:
 
 
 def _count(waiting: Mapping[str, Waiting], name: str) -> int:
-    return waiting[name].count if name in waiting else 0
+    return waiting[name].recipients if name in waiting else 0
 
 
 def _step(ramp: Ramp, schedule: Sequence[int]) -> str:
@@ -79,7 +79,7 @@ def _step(ramp: Ramp, schedule: Sequence[int]) -> str:
 def _line(name: str, ramp: Ramp, waits: Waiting | None, schedule: Sequence[int], now: datetime) -> str:
     words = f"{name}: {_step(ramp, schedule)}"
     if waits is not None:
-        words += f", {waits.count} wait for up to {duration(max(0.0, (now - waits.since).total_seconds()))}"
+        words += f", {waits.recipients} wait for up to {duration(max(0.0, (now - waits.since).total_seconds()))}"
     if _refused(ramp, now):
         words += f", refused this address on {ramp.refused_on}: {warmup.STEPS_BACK} steps back"
         if ramp.paused_until is not None and ramp.paused_until > now:
