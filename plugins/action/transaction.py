@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.errors import AnsibleConnectionFailure
+from ansible.module_utils.common.text.converters import to_text
 from ansible.plugins.action import ActionBase
-from ansible_collections.mailwright.server.plugins.plugin_utils.guard import CAUSE, MODULE, opened
+from ansible_collections.mailwright.server.plugins.plugin_utils.guard import CAUSE, LOST, MODULE, opened
 
 
 # ansible-core carries no types, so to mypy its base class is Any
@@ -29,7 +31,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if arguments["id"] and state == "confirmed" and not self._task.check_mode:
             self._connection.reset()
         if arguments["id"] or state not in ("confirmed", "abandoned"):
-            result.update(self._execute_module(module_name=MODULE, module_args=arguments, task_vars=variables))
+            try:
+                result.update(self._execute_module(module_name=MODULE, module_args=arguments, task_vars=variables))
+            except AnsibleConnectionFailure as error:
+                # the message is all that the operator sees of it
+                raise AnsibleConnectionFailure(f"{LOST}: {to_text(error)}") from error
         if state == "abandoned" and not arguments["id"]:
             # nothing was opened, so there is nothing to undo; what failed stays the play's end
             result.update(failed=True, msg=arguments.get("cause", CAUSE), ending="")

@@ -15,6 +15,10 @@ MODULE = "mailwright.server.transaction"
 FACT = "mailwright_transaction"
 CAUSE = "the apply failed"
 CUT_OFF = "this change has cut the host off; it takes it back by itself, look again in some minutes"
+LOST = (
+    "the connection is lost; the host goes on by itself: it goes back unless it was confirmed already, "
+    "and the playbook status tells how it ended"
+)
 
 
 def opened(task: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
