@@ -105,6 +105,24 @@ options:
     description: Whether the host is to be backed up, so that the age of the last good backup is looked at.
     type: bool
     default: false
+  blocklists:
+    description: The DNS blocklists to ask, as in the model.
+    type: dict
+    suboptions:
+      addresses:
+        description: Zones that list addresses.
+        type: list
+        elements: str
+        default: []
+      domains:
+        description: Zones that list domains.
+        type: list
+        elements: str
+        default: []
+  warmup_schedule:
+    description: The schedule of the warm-up of the first address, as in the model. Not looked at when not set.
+    type: list
+    elements: int
   ca_pem:
     description: Certificates in PEM form that are trusted beside those of the system.
     type: str
@@ -193,6 +211,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mailwright.server.plugins.module_utils.probes import (
     backup,
+    blocklists,
     dane,
     delivery,
     disk,
@@ -207,6 +226,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.probes import (
     system,
     tls,
     transaction,
+    warmup,
     web,
     wire,
 )
@@ -294,6 +314,26 @@ def probes_of(params: Mapping[str, Any]) -> list[Probe]:
         probes.append(Probe("to others", "reports", reports.probe_sent))
     if params["backup"]:
         probes.append(Probe("backup", "system", backup.probe))
+    schedule = params["warmup_schedule"]
+    if schedule:
+        address = next(iter([*listed["ipv4"], *listed["ipv6"]]), "")
+        probes.append(Probe("warm-up", "queue", lambda: warmup.probe(address, schedule)))
+    lists = params["blocklists"]
+    if lists is not None:
+        probes.append(
+            Probe(
+                "blocklists",
+                "reports",
+                lambda: blocklists.probe(
+                    [*listed["ipv4"], *listed["ipv6"]],
+                    [domain["name"] for domain in params["domains"] if domain["enabled"]],
+                    lists["addresses"],
+                    lists["domains"],
+                    QUESTION,
+                ),
+                DNS_TOTAL,
+            )
+        )
     return [
         *probes,
         Probe(
@@ -337,6 +377,13 @@ def main() -> None:
             "tls_names": {"type": "list", "elements": "str", "default": []},
             "tls_dane": {"type": "bool", "default": False},
             "backup": {"type": "bool", "default": False},
+            "blocklists": {
+                "type": "dict",
+                "options": {
+                    name: {"type": "list", "elements": "str", "default": []} for name in ("addresses", "domains")
+                },
+            },
+            "warmup_schedule": {"type": "list", "elements": "int"},
             "ca_pem": {"type": "str"},
         },
         supports_check_mode=True,

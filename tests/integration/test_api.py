@@ -490,6 +490,10 @@ def test_figures_are_for_the_host_alone(server: Server, anybody: Api) -> None:
     assert re.search(r"^mailwright_api_accepted_total \d+$", text, re.MULTILINE)
     assert float(re.findall(r"^mailwright_api_log_age_seconds (.*)$", text, re.MULTILINE)[0]) < 30
     assert re.search(r"^mailwright_api_inbound_messages \d+$", text, re.MULTILINE)
+    # a misspelt name in a rule would be quiet for ever
+    rules = (CHECKOUT / "roles/metrics/templates/etc/prometheus/mailwright/alerts.yml").read_text()
+    named = set(re.findall(r"mailwright_api_\w+", rules))
+    assert named and all(re.search(rf"^{name} \d", text, re.MULTILINE) for name in named)
     assert all(
         re.fullmatch(r'# TYPE \w+ (counter|gauge)|\w+({status="\w+"})? \S+', line)
         for line in text.partition("\n\n")[2].strip().splitlines()

@@ -20,6 +20,7 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 import zones
+from ansible_collections.mailwright.server.tests.integration.sending import sql
 from connection import Lab, wait_until
 
 HOST = "mx1"
@@ -139,10 +140,108 @@ def test_a_revoked_dkim_record_is_named_and_printed_as_to_publish(status: Status
     assert f"publish:\n{'':22}{line}\n" in done.stdout
 
 
+def free_address(lab: Lab) -> str:
+    """One of the lab's network that nobody has."""
+    head, _dot, tail = lab.address("ns1").rpartition(".")
+    return next(f"{head}.{int(tail) + n}" for n in range(20, 28) if f"{head}.{int(tail) + n}" not in lab.env.values())
+
+
+@pytest.fixture
+def blocklists(lab: Lab) -> Iterator[dict[str, list[str]]]:
+    """Lists beside the lab's bl.lab.test, which has its test entry alone: one of each kind of trouble."""
+    tsig = json.loads((lab.state / "lab.json").read_text())["tsig"]
+    host = ".".join(reversed(lab.address(HOST).split(".")))
+    records = [
+        dns.rrset.from_text(f"{name}.lab.test.", 60, "IN", kind, value)
+        for name, kind, value in (
+            ("2.0.0.127.listing", "A", "127.0.0.2"),
+            (f"{host}.listing", "A", "127.0.0.3"),
+            (f"{host}.listing", "TXT", '"sends spam"'),
+            # what Spamhaus says to a public resolver, whatever is asked for
+            ("*.refusing", "A", "127.255.255.254"),
+            # a list that was given up, and its name sold
+            ("*.sold", "A", "203.0.113.80"),
+            ("*.everything", "A", "127.0.0.2"),
+            ("silent", "NS", "ns.silent.lab.test."),
+            ("ns.silent", "A", free_address(lab)),
+            ("globex.test.domains", "A", "127.0.1.2"),
+        )
+    ]
+    # what was asked for before is known for some time
+    forget = "unbound-control -q flush_zone lab.test"
+    try:
+        zones.send(lab.address("ns1"), tsig, "lab.test.", records)
+        lab.ssh(HOST, forget)
+        yield {
+            "addresses": [f"{name}.lab.test" for name in ("bl", "listing", "refusing", "sold", "everything", "silent")],
+            "domains": ["domains.lab.test", "refusing.lab.test"],
+        }
+    finally:
+        zones.send(lab.address("ns1"), tsig, "lab.test.", records, delete=True)
+        lab.ssh(HOST, forget)
+
+
+def test_a_listing_is_named_and_what_is_none_is_not(lab: Lab, status: Status, blocklists: dict[str, list[str]]) -> None:
+    done = status.run("-e", json.dumps({"mail_blocklists": blocklists}))
+    assert done.returncode != 0
+    found = status.not_ok()
+    assert set(found) == {("reports", "blocklists")}
+    result = found["reports", "blocklists"]
+    address = lab.address(HOST)
+    assert result["data"]["listed"] == [[address, "listing.lab.test"], ["globex.test", "domains.lab.test"]]
+    assert (
+        f"FAIL  reports       blocklists: {address} is listed by listing.lab.test: 127.0.0.3 sends spam" in done.stdout
+    )
+    unusable = {line.partition(" ")[0]: line for line in result["detail"][1:]}
+    assert set(unusable) == {f"{name}.lab.test" for name in ("refusing", "sold", "everything", "silent")}
+    assert "127.255.255.254: it refuses" in unusable["refusing.lab.test"]
+    assert "203.0.113.80 is no answer of a blocklist" in unusable["sold.lab.test"]
+    assert "it lists everything" in unusable["everything.lab.test"]
+    assert result["seconds"] < LIMIT_SECONDS
+
+
+def test_on_no_list(status: Status) -> None:
+    done = status.run("-v", "-e", json.dumps({"mail_blocklists": {"addresses": ["bl.lab.test"], "domains": []}}))
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^  ok    reports +blocklists: 1 on none of 1 lists", done.stdout, re.MULTILINE)
+
+
+@pytest.fixture
+def refused_ramp(lab: Lab) -> Iterator[str]:
+    """Where the address stands: on its third day in all, and refused by a provider. The lab itself has no warm-up."""
+    address = lab.address(HOST)
+    sql(
+        lab, HOST,
+        "INSERT INTO api.ramp (address, provider, stage, hour, sent_day, paused_until, refused_on) "
+        "SELECT *, (now() AT TIME ZONE 'UTC')::date FROM (VALUES "
+        f"('{address}', '*', 2, date_trunc('hour', now(), 'UTC'), 42, NULL::timestamptz), "
+        f"('{address}', 'slow.example', 0, date_trunc('hour', now(), 'UTC'), 7, now() + interval '50 min')) AS v; "
+        "UPDATE api.ramp SET refused_on = NULL WHERE provider = '*'",
+    )  # fmt: skip
+    yield "slow.example"
+    sql(lab, HOST, f"DELETE FROM api.ramp WHERE address = '{address}'")
+
+
+def test_where_the_warm_up_stands_and_who_refuses(status: Status, refused_ramp: str) -> None:
+    done = status.run("-e", json.dumps({"mail_api": {"warmup": {"schedule": [50, 100, 200, 400]}}}))
+    assert done.returncode == 0, done.stdout
+    found = status.not_ok()
+    assert set(found) == {("queue", "warm-up")}
+    result = found["queue", "warm-up"]
+    assert result["status"] == "warn"
+    assert result["summary"] == "step 3 of 4, 42 of 200 sent today"
+    (line,) = result["detail"]
+    assert re.fullmatch(
+        rf"{refused_ramp}: step 1 of 4, 7 of 50 sent today, refused this address on \d{{4}}-\d\d-\d\d: 2 steps back, "
+        r"nothing is sent until \d\d:\d\d UTC",
+        line,
+    )
+    assert result["data"]["*"] == {"step": 3, "day_cap": 200, "sent_today": 42, "waiting": 0, "refused_on": None}
+
+
 def test_hosts_that_cannot_be_probed_are_in_the_report(lab: Lab, status: Status, tmp_path: Path) -> None:
     """An address without a host, and a mistake in the inventory, beside a healthy host."""
-    head, _dot, tail = lab.address("ns1").rpartition(".")
-    silent = next(f"{head}.{int(tail) + n}" for n in range(20, 28) if f"{head}.{int(tail) + n}" not in lab.env.values())
+    silent = free_address(lab)
     more = tmp_path / "more.yml"
     more.write_text(
         "mailservers:\n  hosts:\n"

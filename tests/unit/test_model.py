@@ -130,6 +130,7 @@ def test_whole_model() -> None:
         },
         "api": None,
         "backup": None,
+        "blocklists": None,
         "reports_from": "mail-reports@acme.test",
         "domains": [
             {

@@ -128,6 +128,11 @@ class Backup(TypedDict):
     credentials: dict[str, str]
 
 
+class Blocklists(TypedDict):
+    addresses: list[str]
+    domains: list[str]
+
+
 class ApiKey(TypedDict):
     name: str
     domain: str
@@ -211,6 +216,7 @@ class Model(TypedDict):
     api: Api | None
     reports_from: str
     backup: Backup | None
+    blocklists: Blocklists | None
     domains: list[Domain]
     mailboxes: list[Mailbox]
     aliases: list[Alias]
@@ -325,6 +331,7 @@ class _Builder:
             "api": None if values["mail_api"] is None else self.api(values["mail_api"]),
             "reports_from": self.reports_from(admin),
             "backup": None if values["mail_backup"] is None else self.backup(values["mail_backup"]),
+            "blocklists": None if values["mail_blocklists"] is None else self.blocklists(values["mail_blocklists"]),
             "domains": [self.domains[name] for name in sorted(self.domains)],
             "mailboxes": [self.mailboxes[address] for address in sorted(self.mailboxes)],
             "aliases": self.alias_rows(),
@@ -585,6 +592,16 @@ class _Builder:
                 self.problems.error(path, f"{shown(name)} is mail_hostname, which sends mail: remove it here")
             found[name] = None
         return sorted(found)
+
+    def blocklists(self, values: dict[str, Any]) -> Blocklists:
+        return {
+            "addresses": self.zone_names("mail_blocklists.addresses", values["addresses"]),
+            "domains": self.zone_names("mail_blocklists.domains", values["domains"]),
+        }
+
+    def zone_names(self, path: str, values: list[object]) -> list[str]:
+        found = [self.attempt(f"{path}[{index}]", parse_domain, value) for index, value in enumerate(values)]
+        return sorted({name for name in found if name is not None})
 
     def backup(self, values: dict[str, Any]) -> Backup:
         path = "mail_backup"

@@ -554,6 +554,21 @@ API_OPTIONS: Options = {
     },
 }
 
+BLOCKLIST_OPTIONS: Options = {
+    "addresses": {
+        "type": "list",
+        "elements": "str",
+        "default": ["zen.spamhaus.org", "bl.spamcop.net", "b.barracudacentral.org"],
+        "description": "Zones that list addresses.",
+    },
+    "domains": {
+        "type": "list",
+        "elements": "str",
+        "default": ["dbl.spamhaus.org"],
+        "description": "Zones that list domains.",
+    },
+}
+
 OPTIONS: Options = {
     "mail_hostname": {
         "type": "str",
@@ -615,6 +630,14 @@ OPTIONS: Options = {
         "type": "dict",
         "options": BACKUP_OPTIONS,
         "description": "Encrypted backups of mail, directory, keys and what was learnt. None when not set.",
+    },
+    "mail_blocklists": {
+        "type": "dict",
+        "options": BLOCKLIST_OPTIONS,
+        "description": [
+            "Let the status report ask DNS blocklists for the host's addresses and the enabled domains.",
+            "C({}) does it with the default lists. None is asked when not set.",
+        ],
     },
 }
 
