@@ -65,6 +65,16 @@ def test_service_runs_and_is_started_at_boot(host: Any, unit: str) -> None:
     assert service.is_enabled
 
 
+def test_every_timer_that_is_enabled_runs(host: Any) -> None:
+    """Those of packages too, which may start nothing while they are installed."""
+    listed = host.check_output("systemctl list-unit-files --type=timer --state=enabled --plain --no-legend")
+    enabled = {line.split()[0] for line in listed.splitlines()}
+    active = host.check_output("systemctl list-units --type=timer --state=active --plain --no-legend")
+    # that one never runs in a container
+    assert enabled - {line.split()[0] for line in active.splitlines()} <= {"fstrim.timer"}
+    assert "logrotate.timer" in enabled
+
+
 def test_no_unit_has_failed(host: Any) -> None:
     assert host.check_output("systemctl list-units --failed --plain --no-legend") == ""
 

@@ -70,7 +70,10 @@ def account() -> Iterator[Account]:
                 "VALUES (%s, %s, %s, %s, 10485760, 'api')",
                 (address, row[0], local, hashed),
             )
-            connection.execute("INSERT INTO directory.sender VALUES (%s, %s, 'api')", (address, address))
+            # with the sending API, a trigger has done that
+            connection.execute(
+                "INSERT INTO directory.sender VALUES (%s, %s, 'api') ON CONFLICT DO NOTHING", (address, address)
+            )
             yield Account(address, password)
         finally:
             remove_accounts(connection)
