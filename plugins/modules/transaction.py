@@ -191,6 +191,8 @@ def main() -> None:
     effects = {name: data for name, data in history.effects.items() if data}
     if not history.ending:
         module.exit_json(changed=False, ending="", effects=effects)
+    for text in launch.not_judged(history):
+        module.warn(text)
     report = launch.report(transaction)
     if history.ending != COMMITTED:
         said = launch.ending(transaction)

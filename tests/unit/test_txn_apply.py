@@ -54,6 +54,14 @@ def waits(monkeypatch: pytest.MonkeyPatch, transaction: Transaction, clock: Cloc
 # --- waiting for the playbook ---------------------------------------------------------------------------------------
 
 
+def test_what_was_wrong_before_is_named() -> None:
+    probe = {"findings": {"submission": "connection refused", "units": ""}, "units": {}}
+    assert launch.not_judged(History(effects={"probe": probe})) == [
+        "wrong before the change already, so not judged: submission: connection refused"
+    ]
+    assert launch.not_judged(History()) == []
+
+
 def test_an_apply_goes_on_while_it_gives_signs_of_life_and_ends_with_its_confirmation(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

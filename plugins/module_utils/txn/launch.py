@@ -123,6 +123,12 @@ def report(transaction: Transaction) -> str:
     return "\n".join(lines)
 
 
+def not_judged(history: History) -> list[str]:
+    """What was wrong before the change already, so that it says nothing about it."""
+    found = (history.effects.get("probe") or {}).get("findings") or {}
+    return [f"wrong before the change already, so not judged: {name}: {text}" for name, text in found.items() if text]
+
+
 def reached(transaction: Transaction, seconds: float) -> History:
     """Say that the host can still be reached; where nothing else is guarded, that is the end."""
     if not transaction.request["gate"]:
