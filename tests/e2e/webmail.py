@@ -268,9 +268,11 @@ class Webmail:
             self.page.locator("#attachment-list li a.filename", has_text=attachment.name).wait_for()
             expect(self.page.locator("#attachment-list li.uploading")).to_have_count(0)
         self.page.locator("button.send, a.send").filter(visible=True).first.click()
-        self._confirmed()
-        # the page goes back to the list by itself
-        self.page.locator("#mailboxlist li.mailbox.inbox").wait_for()
+        # it tells of success for a moment only, and goes back to the list by itself; of failure it tells, and stays
+        failure = "#messagestack > div:not(.loading):not(.confirmation)"
+        self.page.locator(f"#mailboxlist li.mailbox.inbox, {failure}").first.wait_for()
+        if self.page.locator(failure).count():
+            self._confirmed()
         self._settle()
 
     @told
