@@ -148,6 +148,12 @@ from ansible_collections.mailwright.server.plugins.module_utils.sending import k
 from ansible_collections.mailwright.server.plugins.module_utils.sending import store as sending_store
 
 RATES = {"requests_per_minute": {"type": "int"}, "recipients_per_hour": {"type": "int"}}
+KEY: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "required": True},
+    "scopes": {"type": "list", "elements": "str", "required": True},
+    "key": {"type": "str", "required": True, "no_log": True},
+    **RATES,
+}
 GUESTS = (schema.SERVICE, schema.DISPATCHER, schema.POSTER)
 
 
@@ -189,13 +195,7 @@ def main() -> None:
                 "elements": "dict",
                 "default": [],
                 "no_log": False,
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "domain": {"type": "str", "required": True},
-                    "scopes": {"type": "list", "elements": "str", "required": True},
-                    "key": {"type": "str", "required": True, "no_log": True},
-                    **RATES,
-                },
+                "options": {"domain": {"type": "str", "required": True}, **KEY},
             },
             "limits": {
                 "type": "list",
@@ -215,12 +215,7 @@ def main() -> None:
                         "elements": "dict",
                         "required": True,
                         "no_log": False,
-                        "options": {
-                            "name": {"type": "str", "required": True},
-                            "scopes": {"type": "list", "elements": "str", "required": True},
-                            "key": {"type": "str", "required": True, "no_log": True},
-                            **RATES,
-                        },
+                        "options": KEY,
                     },
                 },
             },

@@ -41,16 +41,25 @@ STORED = ((10_000, 1), (100_000, 1), (100_000, 1000))
 OTHERS = ("postgresql@17-main", "nginx", "postfix", "rspamd", "clamav-daemon", "systemd-journald")
 
 
+class Connection(http.client.HTTPSConnection):
+    """To a host whose name is in the lab's DNS alone; made again when nginx has closed it, after 1,000 requests."""
+
+    def __init__(self, lab: Lab, host: str) -> None:
+        self.tls = lab.tls()
+        super().__init__(HOSTNAME, timeout=100, context=self.tls)
+        self.address = lab.address(host)
+
+    def connect(self) -> None:
+        plain = socket.create_connection((self.address, 443), self.timeout)
+        self.sock = self.tls.wrap_socket(plain, server_hostname=HOSTNAME)
+
+
 class Caller(threading.Thread):
     """Sends requests over one connection until the time is up."""
 
     def __init__(self, lab: Lab, host: str, key: str, path: str, body: bytes, end: float) -> None:
         super().__init__()
-        self.connection = http.client.HTTPSConnection(HOSTNAME, timeout=100, context=lab.tls())
-        # nginx closes a connection after 1,000 requests, and the name is in the lab's DNS alone
-        self.connection._create_connection = (  # type: ignore[attr-defined]
-            lambda _where, timeout, source: socket.create_connection((lab.address(host), 443), timeout, source)
-        )
+        self.connection = Connection(lab, host)
         self.headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         self.path, self.body, self.end = path, body, end
         self.latencies: list[float] = []

@@ -340,7 +340,7 @@ def _good(host: Server, token: str, variant: str) -> None:
     assert updated == expected
     again = playbook(host, "update")
     assert again.returncode == 0 and "changed=0" in again.stdout, again.stdout
-    back = max(host.run(f"ls {SNAPSHOTS}").split())
+    back = snapshots(host)[-1]
     with flowing(host, f"{token}back"):
         done = playbook(host, "rollback", rollback_to=back)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -460,7 +460,7 @@ def test_a_second_failure_ends_inconsistent_and_the_program_puts_it_right(host: 
     with flowing(host, token):
         begin(host, intent("install"), "SIGSTOP")
         # the way back is blocked behind its back
-        newest = max(host.run(f"ls {SNAPSHOTS}").split())
+        newest = snapshots(host)[-1]
         packages = f"{SNAPSHOTS}/{newest}/packages"
         host.run(f"mkdir /root/hidden && mv {packages}/postfix_* /root/hidden/")
         host.run("systemctl kill --signal=CONT mailwright-transaction.service")

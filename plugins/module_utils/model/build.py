@@ -133,13 +133,16 @@ class Blocklists(TypedDict):
     domains: list[str]
 
 
-class ApiKey(TypedDict):
+class ApiTenantKey(TypedDict):
     name: str
-    domain: str
     scopes: list[str]
     key: str
     requests_per_minute: int | None
     recipients_per_hour: int | None
+
+
+class ApiKey(ApiTenantKey):
+    domain: str
 
 
 class ApiLimit(TypedDict):
@@ -151,14 +154,6 @@ class ApiLimit(TypedDict):
 class Warmup(TypedDict):
     schedule: list[int]
     relay: str
-
-
-class ApiTenantKey(TypedDict):
-    name: str
-    scopes: list[str]
-    key: str
-    requests_per_minute: int | None
-    recipients_per_hour: int | None
 
 
 class ApiTenant(TypedDict):

@@ -11,10 +11,8 @@ from typing import NamedTuple
 
 from ansible_collections.mailwright.server.plugins.module_utils.probes.result import Result, duration
 from ansible_collections.mailwright.server.plugins.module_utils.sending import warmup
-from ansible_collections.mailwright.server.plugins.module_utils.sending.warmup import Ramp
+from ansible_collections.mailwright.server.plugins.module_utils.sending.warmup import ALL, LOCAL, RELAY, Ramp
 
-# All receivers together.
-ALL = "*"
 # A refusal is told of for so long.
 RECENT = timedelta(days=1)
 # What the next day has no place for either.
@@ -28,7 +26,7 @@ SELECT provider, stage, hour, sent_hour, sent_day, bounced, complained, paused_u
 """
 WAITING = """
 SELECT lane, count(*), min(not_before) FROM api.recipient
- WHERE status = 'queued' AND lane NOT IN ('local', 'relay') AND not_before <= now() GROUP BY lane
+ WHERE status = 'queued' AND lane <> ALL (%(unpaced)s) AND not_before <= now() GROUP BY lane
 """
 
 
@@ -96,5 +94,8 @@ def probe(address: str, schedule: Sequence[int]) -> list[Result]:
     where = "dbname=mailwright host=/run/postgresql user=mailwright_dispatch connect_timeout=5"
     with psycopg.connect(where, autocommit=True) as connection:
         ramps = {name: Ramp(*values) for name, *values in connection.execute(RAMPS, {"address": address})}
-        waiting = {lane: Waiting(count, since) for lane, count, since in connection.execute(WAITING)}
+        waiting = {
+            lane: Waiting(count, since)
+            for lane, count, since in connection.execute(WAITING, {"unpaced": [LOCAL, RELAY]})
+        }
     return [evaluate(ramps, waiting, schedule, datetime.now(UTC))]

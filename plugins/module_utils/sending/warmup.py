@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 
+# All receivers together; lanes that nothing holds up.
+ALL, LOCAL, RELAY = "*", "local", "relay"
 # Messages a day, day by day.
 SCHEDULE = (
     250, 300, 360, 440, 520, 630, 750, 910, 1090, 1300, 1570, 1880, 2250, 2700, 3250, 3890, 4670, 5610, 6730, 8080,

@@ -23,11 +23,12 @@ from typing import Any
 import aiosmtplib
 import psycopg
 from ansible_collections.mailwright.server.plugins.module_utils.sending import envelope, postfix_log
+from ansible_collections.mailwright.server.plugins.module_utils.sending.warmup import RELAY
 from systemd import daemon
 
 from . import bounces, journal
 from .outbox import HandedOver, Job, Outbox, Postponed, Rejected, Result, Seen
-from .pacing import RELAY, Pace, now_utc
+from .pacing import Pace, now_utc
 from .settings import Settings
 
 SUBMISSION = "/var/spool/postfix/public/api"

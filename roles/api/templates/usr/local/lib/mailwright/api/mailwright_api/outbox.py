@@ -17,9 +17,10 @@ from ansible_collections.mailwright.server.plugins.module_utils.sending import (
     postfix_log,
     suppression,
 )
+from ansible_collections.mailwright.server.plugins.module_utils.sending.warmup import RELAY
 
 from .leases import Leases
-from .pacing import RELAY, Heard, Pace
+from .pacing import Heard, Pace
 
 LOCK = 0x6D617069
 

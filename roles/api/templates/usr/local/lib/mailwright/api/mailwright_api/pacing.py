@@ -14,10 +14,8 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from ansible_collections.mailwright.server.plugins.module_utils.sending import warmup
-from ansible_collections.mailwright.server.plugins.module_utils.sending.warmup import Ramp
+from ansible_collections.mailwright.server.plugins.module_utils.sending.warmup import ALL, LOCAL, RELAY, Ramp
 
-# All receivers together; lanes that nothing holds up.
-ALL, LOCAL, RELAY = "*", "local", "relay"
 LARGEST_SORT = 500
 ANY_NUMBER = 2**31 - 1
 _COLUMNS = ", ".join(field.name for field in fields(Ramp))
