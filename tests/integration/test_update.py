@@ -549,19 +549,24 @@ def controller(server: Server) -> Iterator[subprocess.Popen[str]]:
     assert closed(server)
     path = server.lab.env["PATH"].replace("$PATH", os.environ["PATH"])
     keepalive = "-o ServerAliveInterval=5 -o ServerAliveCountMax=2"
-    environment = {**os.environ, **server.lab.env, "PATH": path, "ANSIBLE_SSH_EXTRA_ARGS": keepalive}
-    process = subprocess.Popen(
-        ["ansible-playbook", "-i", str(server.lab.state / "inventory.yml"), "-e", "update_confirm_seconds=15",
-         "mailwright.server.update"],
-        env=environment, start_new_session=True, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    # an earlier playbook's connection may still be open for others to use, and notices nothing
+    with tempfile.TemporaryDirectory() as sockets:
+        environment = {
+            **os.environ, **server.lab.env, "PATH": path, "ANSIBLE_SSH_EXTRA_ARGS": keepalive,
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": sockets,
+        }  # fmt: skip
+        process = subprocess.Popen(
+            ["ansible-playbook", "-i", str(server.lab.state / "inventory.yml"), "-e", "update_confirm_seconds=15",
+             "mailwright.server.update"],
+            env=environment, start_new_session=True, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 @pytest.mark.faults
