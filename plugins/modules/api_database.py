@@ -7,15 +7,16 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: api_database
-short_description: Keep the sending API's database roles, schema, declared keys, limits and tenants
+short_description: Keep the sending API's database roles, schema, declared keys, limits, tenants and operators
 version_added: "0.1.0"
 author: mailwright contributors (@mailwright)
 description:
   - Makes sure that the roles C(mailwright_api), C(mailwright_dispatch) and C(mailwright_webhooks) exist, runs the
-    migrations of the schema C(api) that the directory's database lacks, and brings the keys that the inventory owns,
-    the limits of domains and the tenants in line.
-  - Keys that were made by the API or by M(mailwright.server.api_key) are never changed or removed.
-    A wanted key that has the name of one of those is an error.
+    migrations of the schema C(api) that the directory's database lacks, and brings the keys and tenants that the
+    inventory owns, the limits of domains and the keys of operators in line.
+  - Keys and tenants that were made by the API, and keys by M(mailwright.server.api_key), are never changed or removed.
+    A wanted key or tenant that has the name of one of those is an error, and so is a domain that the API gave to a
+    tenant.
   - The database and its owner must exist; M(mailwright.server.directory) creates them.
   - Connects by Unix socket and peer authentication as C(postgres) and as C(mailwright), so it runs as root.
 options:
@@ -65,7 +66,7 @@ options:
         description: Recipients in each hour of the clock. No limit when not set.
         type: int
   tenants:
-    description: Tenants of the normalised model. Others are removed, and so are their keys.
+    description: Tenants of the normalised model. Other ones of the inventory are removed, and so are their keys.
     type: list
     elements: dict
     default: []
@@ -104,6 +105,25 @@ options:
           recipients_per_hour:
             description: Recipients in each hour of the clock. No limit when not set.
             type: int
+  operator_keys:
+    description: Keys that belong to no domain and no tenant, and manage tenants. Others are removed.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: What the key is called.
+        type: str
+        required: true
+      scopes:
+        description: What it may do.
+        type: list
+        elements: str
+        required: true
+      key:
+        description: The key itself. Its hash is stored.
+        type: str
+        required: true
 extends_documentation_fragment: mailwright.server.database
 attributes:
   check_mode:
@@ -123,6 +143,7 @@ EXAMPLES = r"""
     keys: "{{ mail_model.api['keys'] }}"
     limits: "{{ mail_model.api.limits }}"
     tenants: "{{ mail_model.api.tenants }}"
+    operator_keys: "{{ mail_model.api.operator_keys }}"
 """
 
 RETURN = r"""
@@ -152,7 +173,6 @@ KEY: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},
     "scopes": {"type": "list", "elements": "str", "required": True},
     "key": {"type": "str", "required": True, "no_log": True},
-    **RATES,
 }
 GUESTS = (schema.SERVICE, schema.DISPATCHER, schema.POSTER)
 
@@ -163,6 +183,7 @@ class Wanted(NamedTuple):
     keys: list[key_rows.Row]
     limits: list[key_rows.Limit]
     tenants: key_rows.Tenants
+    operators: list[key_rows.OperatorKey]
 
 
 class Todo(NamedTuple):
@@ -173,6 +194,8 @@ class Todo(NamedTuple):
     add: list[key_rows.Limit]
     remove_tenants: key_rows.Tenants
     add_tenants: key_rows.Tenants
+    remove_operators: list[key_rows.OperatorKey]
+    add_operators: list[key_rows.OperatorKey]
 
 
 class Outcome(NamedTuple):
@@ -195,7 +218,7 @@ def main() -> None:
                 "elements": "dict",
                 "default": [],
                 "no_log": False,
-                "options": {"domain": {"type": "str", "required": True}, **KEY},
+                "options": {"domain": {"type": "str", "required": True}, **KEY, **RATES},
             },
             "limits": {
                 "type": "list",
@@ -215,10 +238,11 @@ def main() -> None:
                         "elements": "dict",
                         "required": True,
                         "no_log": False,
-                        "options": KEY,
+                        "options": {**KEY, **RATES},
                     },
                 },
             },
+            "operator_keys": {"type": "list", "elements": "dict", "default": [], "no_log": False, "options": KEY},
             "socket": {"type": "path", "default": "/var/run/postgresql"},
             "dbname": {"type": "str", "default": "mailwright"},
         },
@@ -228,7 +252,8 @@ def main() -> None:
         cluster.database_name(module.params["dbname"])
         limits = [key_rows.Limit(**limit) for limit in module.params["limits"]]
         tenants = key_rows.wanted_tenants(module.params.pop("tenants"))
-        wanted = Wanted(key_rows.wanted(module.params.pop("keys")), limits, tenants)
+        operators = key_rows.wanted_operator_keys(module.params.pop("operator_keys"))
+        wanted = Wanted(key_rows.wanted(module.params.pop("keys")), limits, tenants, operators)
         outcome = examine(module, wanted) if module.check_mode else apply(module.params, wanted)
     except (ValueError, store.StoreError, directory_schema.SchemaError, RefusedError) as error:
         module.fail_json(msg=str(error))
@@ -252,7 +277,7 @@ def examine(module: AnsibleModule, wanted: Wanted) -> Outcome:
     params = module.params
     roles: dict[str, cluster.Role] = {}
     databases: dict[str, cluster.Database] = {}
-    found = Wanted([], [], key_rows.Tenants([], []))
+    found = Wanted([], [], key_rows.Tenants([], [], []), [])
     applied: dict[int, str] = {}
     try:
         with store.connect(params["socket"], store.ADMIN, store.ADMIN) as admin:
@@ -271,7 +296,7 @@ def examine(module: AnsibleModule, wanted: Wanted) -> Outcome:
 
 
 def apply(params: dict[str, Any], wanted: Wanted) -> Outcome:
-    """Brings roles, schema, keys, limits and tenants in line."""
+    """Brings roles, schema, keys, limits, tenants and operators in line."""
     with store.connect(params["socket"], store.ADMIN, store.ADMIN) as admin:
         store.take_run_lock(admin)
         steps = cluster.guest_steps(*store.read_cluster(admin), params["dbname"], GUESTS)
@@ -282,28 +307,37 @@ def apply(params: dict[str, Any], wanted: Wanted) -> Outcome:
             sending_store.write_keys(owner, todo.keys)
             sending_store.write_limits(owner, todo.remove, todo.add)
             sending_store.write_tenants(owner, todo.remove_tenants, todo.add_tenants)
+            sending_store.write_operator_keys(owner, todo.remove_operators, todo.add_operators)
     return outcome(steps, migrations, todo)
 
 
 def read(owner: Any) -> Wanted:
     """What there is."""
     return Wanted(
-        sending_store.read_keys(owner), sending_store.read_limits(owner), sending_store.read_tenants(owner)
-    )  # fmt: skip
+        sending_store.read_keys(owner),
+        sending_store.read_limits(owner),
+        sending_store.read_tenants(owner),
+        sending_store.read_operator_keys(owner),
+    )
 
 
 def checked_plan(found: Wanted, wanted: Wanted) -> Todo:
-    """The plan of keys, limits and tenants, if it may be carried out. Raises RefusedError."""
-    conflicts = key_rows.conflicts(found.keys, wanted.keys)
+    """The plan of keys, limits, tenants and operators, if it may be carried out. Raises RefusedError."""
+    conflicts = [
+        *key_rows.conflicts(found.keys, wanted.keys), *key_rows.tenant_conflicts(found.tenants, wanted.tenants)
+    ]  # fmt: skip
     if conflicts:
-        raise RefusedError("The inventory and the API disagree; no key was changed:\n" + "\n".join(conflicts))
+        raise RefusedError("The inventory and the API disagree; no row was changed:\n" + "\n".join(conflicts))
     have, want = set(found.limits), set(wanted.limits)
+    own = found.tenants.owned_by(key_rows.INVENTORY)
     return Todo(
         key_rows.plan(found.keys, wanted.keys),
         sorted(have - want, key=str),
         sorted(want - have, key=str),
-        found.tenants.without(wanted.tenants),
-        wanted.tenants.without(found.tenants),
+        own.without(wanted.tenants),
+        wanted.tenants.without(own),
+        sorted(set(found.operators) - set(wanted.operators), key=str),
+        sorted(set(wanted.operators) - set(found.operators), key=str),
     )
 
 
@@ -312,13 +346,11 @@ def outcome(steps: list[cluster.Step], migrations: list[directory_schema.Migrati
     added = [step.after for step in steps]
     added += [f"migration {schema.NAME} {migration.version} {migration.title}" for migration in migrations]
     removed = [step.before for step in steps if step.before is not None]
+    removed += [str(row) for row in (*todo.keys.remove, *todo.remove)]
+    added += [str(row) for row in (*todo.keys.add, *todo.add)]
     return Outcome(
-        removed
-        + [
-            str(row)
-            for row in (*todo.keys.remove, *todo.remove, *todo.remove_tenants.domains, *todo.remove_tenants.keys)
-        ],
-        added + [str(row) for row in (*todo.keys.add, *todo.add, *todo.add_tenants.domains, *todo.add_tenants.keys)],
+        removed + todo.remove_tenants.lines() + [str(row) for row in todo.remove_operators],
+        added + todo.add_tenants.lines() + [str(row) for row in todo.add_operators],
     )
 
 

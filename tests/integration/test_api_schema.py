@@ -20,7 +20,7 @@ import hypothesis
 import pytest
 import requests
 import schemathesis
-from ansible_collections.mailwright.server.plugins.module_utils.sending.keys import SCOPES
+from ansible_collections.mailwright.server.plugins.module_utils.sending.keys import SCOPES, TENANT_SCOPES, generate
 from ansible_collections.mailwright.server.tests.integration.conftest import SEED, Server
 from ansible_collections.mailwright.server.tests.integration.sending import BASE, HOSTNAME, sql, temporary_keys
 from connection import Lab
@@ -44,14 +44,16 @@ class ByAddress(HTTPAdapter):
 class Walker:
     """Calls each operation of the description many times."""
 
-    def __init__(self, lab: Lab, server: Server, key: str) -> None:
+    def __init__(self, lab: Lab, server: Server, keys: dict[str, str]) -> None:
+        """keys: of a domain ('any'), a tenant and an operator."""
+        self.keys = keys
         self.base = f"https://{server.address}"
         self.session = requests.Session()
         self.session.mount(self.base, ByAddress())
         self.session.verify = lab.env["LAB_CA"]
         # a setting of the environment would come before the lab's authority
         self.session.trust_env = False
-        self.session.headers.update({"Host": HOSTNAME, "Authorization": f"Bearer {key}"})
+        self.session.headers.update({"Host": HOSTNAME})
         answer = self.session.get(f"{self.base}{BASE}/openapi.json", timeout=60)
         self.schema = schemathesis.openapi.from_dict(answer.json())
         self.checks = [not_a_server_error, *(CHECKS.get_one(name) for name in NAMES)]
@@ -67,6 +69,8 @@ class Walker:
 
     def examine(self, operation: Any, count: int) -> None:
         modes = list(schemathesis.GenerationMode)
+        key = self.keys[operation.definition.raw.get("x-key-of", "any")]
+        self.session.headers["Authorization"] = f"Bearer {key}"
 
         @hypothesis.seed(zlib.crc32(f"{SEED} {operation.label}".encode()))
         @hypothesis.settings(
@@ -92,10 +96,22 @@ class Walker:
 @pytest.fixture
 def walker(lab: Lab, server: Server) -> Iterator[Walker]:
     made = {"name": "walk", "domain": DOMAIN, "scopes": list(SCOPES)}
+    tenant = generate()
     with temporary_keys(lab, server.name, made) as keys:
         try:
-            yield Walker(lab, server, keys[0])
+            sql(
+                lab,
+                server.name,
+                f"""
+                INSERT INTO api.tenant (name, owner) VALUES ('walk', 'api');
+                INSERT INTO api.tenant_key (id, tenant, name, hash, scopes) VALUES
+                ('{tenant.id}', 'walk', 'walk', '\\x{tenant.digest.hex()}', '{{{",".join(TENANT_SCOPES)}}}')""",
+            )
+            yield Walker(
+                lab, server, {"any": keys[0], "tenant": tenant.text, "operator": lab.env["LAB_OPERATOR_KEY"]}
+            )  # fmt: skip
         finally:
+            sql(lab, server.name, "DELETE FROM api.tenant WHERE owner = 'api'")
             for table in ("message", "template", "stream", "suppression"):
                 sql(lab, server.name, f"DELETE FROM api.{table} WHERE domain = '{DOMAIN}'")
             for table in ("alias", "mailbox"):

@@ -28,9 +28,10 @@ def tenant_key(lab: Lab, server: Server) -> Iterator[keys.Key]:
     back = ", ".join("('{}', '{}')".format(*line.split(" ", 1)) for line in before)
     try:
         statements = f"""
+            INSERT INTO api.tenant (name, owner) VALUES ('{TENANT}', 'api'), ('somebody else', 'api');
             UPDATE api.tenant_domain SET tenant = '{TENANT}' WHERE domain IN ('acme.test', 'globex.test');
             INSERT INTO api.tenant_key (id, tenant, name, hash, scopes) VALUES
-            ('{made.id}', '{TENANT}', 'all', '\\x{made.digest.hex()}', '{{{",".join(keys.SCOPES)}}}')"""
+            ('{made.id}', '{TENANT}', 'all', '\\x{made.digest.hex()}', '{{{",".join(keys.TENANT_SCOPES)}}}')"""
         sql(lab, server.name, statements)
         yield made
     finally:
@@ -39,6 +40,7 @@ def tenant_key(lab: Lab, server: Server) -> Iterator[keys.Key]:
             DELETE FROM api.domain_limit WHERE domain IN ('acme.test', 'globex.test');
             DELETE FROM api.usage;
             DELETE FROM api.tenant_domain;
+            DELETE FROM api.tenant WHERE name IN ('{TENANT}', 'somebody else');
             INSERT INTO api.tenant_domain (domain, tenant) VALUES {back}"""
         sql(lab, server.name, statements)
 
@@ -139,10 +141,23 @@ def test_the_database_holds_it_without_the_service(
     assert as_service(f"SET api.domain = 'acme.test'; {count}") == "1"
     assert as_service(f"SET api.domain = 'globex.test'; {count}") == "0"
     assert as_service(count) == "0"
-    for statement in ("SELECT * FROM api.tenant_key", "SELECT * FROM api.tenant_domain", "DELETE FROM api.tenant_key",
-                      f"INSERT INTO api.tenant_domain VALUES ('x.test', '{TENANT}')"):  # fmt: skip
+    me = f"SET api.domain = 'acme.test'; SET api.tenant = '{TENANT}'; SET api.actor = '{tenant_key.id}';"
+    for statement in ("SELECT * FROM api.tenant_key", "SELECT hash FROM api.tenant_key",
+                      "UPDATE api.tenant_key SET scopes = '{}'", "UPDATE api.tenant_domain SET tenant = 'x'",
+                      "UPDATE api.tenant SET owner = 'api'", "SELECT * FROM api.operator_key",
+                      "DELETE FROM api.audit"):  # fmt: skip
         with pytest.raises(RuntimeError, match="permission denied"):
-            as_service(f"SET api.domain = 'acme.test'; {statement};")
+            as_service(f"{me} {statement};")
+    # a tenant sees itself, and changes nothing of itself
+    for statement in (f"INSERT INTO api.tenant_domain VALUES ('x.test', '{TENANT}')",
+                      "INSERT INTO api.tenant (name, owner) VALUES ('mine', 'api')"):  # fmt: skip
+        with pytest.raises(RuntimeError, match="row-level security"):
+            as_service(f"{me} {statement};")
+    changes = "DELETE FROM api.tenant_key; DELETE FROM api.tenant_domain; UPDATE api.tenant SET title = 'mine';"
+    assert as_service(f"{me} {changes} SELECT name, title FROM api.tenant;") == f"{TENANT}|"
+    assert as_service(f"{me} SELECT count(*) FROM api.tenant_domain;") == "2"
+    assert as_service(f"{me} SELECT count(id) FROM api.tenant_key;") == "0"
+    assert as_service("SELECT count(*) FROM api.tenant, api.tenant_domain;") == "0"
     assert as_service(f"SELECT domains FROM api.find_tenant_key('{tenant_key.id}');") == "{acme.test,globex.test}"
     with globex_elsewhere(lab, server):
         assert as_service(f"SELECT domains FROM api.find_tenant_key('{tenant_key.id}');") == "{acme.test}"

@@ -118,6 +118,11 @@ class Lab:
         """The key of the tenant that the inventory declares."""
         return self.derived_key("tenant")
 
+    @property
+    def operator_key(self) -> str:
+        """The key of an operator that the inventory declares."""
+        return self.derived_key("operator")
+
     def derived_key(self, purpose: str) -> str:
         """A key of the sending API, the same each time."""
         digest = hashlib.sha256(f"{purpose} {self.tsig}".encode()).hexdigest()
@@ -534,7 +539,7 @@ def write_contract(lab: Lab) -> None:
     values = {"STATE": str(STATE), "PASSWORD": lab.password, "MX1": lab.address("mx1"), "NS1": lab.address("ns1"),
               "PEER": lab.address("peer"), "TRUST_ANCHOR": root.strip(), "TSIG": tsig_base64(lab),
               "REVERSE": lab.reverse_zone, "API_KEY": lab.api_key,
-              "TENANT_KEY": lab.tenant_key}  # fmt: skip
+              "TENANT_KEY": lab.tenant_key, "OPERATOR_KEY": lab.operator_key}  # fmt: skip
     text = (HERE / "inventory.yml.in").read_text()
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
@@ -546,6 +551,7 @@ def write_contract(lab: Lab) -> None:
         "LAB_PDNS_KEY": lab.pdns,
         "LAB_API_KEY": lab.api_key,
         "LAB_TENANT_KEY": lab.tenant_key,
+        "LAB_OPERATOR_KEY": lab.operator_key,
         "LAB_CA": str(STATE / "ca/ca.pem"),
         "LAB_ACME_CA": str(STATE / "ca/acme.pem"),
         "LAB_ACME_DIRECTORY": f"https://ns1.lab.test:{ACME_PORT}/dir",

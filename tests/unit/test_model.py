@@ -175,7 +175,7 @@ API_KEY = {"name": "shop", "domain": "acme.test", "scopes": ["emails.write"], "k
 def test_the_sending_api() -> None:
     assert build_model(inventory()).model["api"] is None
     assert build_model(inventory(mail_api={})).model["api"] == {
-        "keys": [], "limits": [], "tenants": [], "warmup": None
+        "keys": [], "limits": [], "tenants": [], "operator_keys": [], "warmup": None
     }  # fmt: skip
     other = {**API_KEY, "name": "crm", "domain": "Acme.Test", "key": f"mw_{'c' * 12}_{'b' * 48}"}
     scopes = ["emails.write", "emails.read", "emails.write"]
@@ -285,6 +285,37 @@ def test_tenants_are_checked(tenants: list[dict[str, Any]], error: str) -> None:
     found = errors_of(inventory(mail_api={"tenants": tenants}))
     assert len(found) == 1 and found[0].startswith(error), found
     assert "s3cret" not in found[0]
+
+
+OPERATOR_KEY = {"name": "portal", "scopes": ["tenants.write"], "key": f"mw_{'f' * 12}_{'b' * 48}"}
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"scopes": ["emails.read"]}, "[0].scopes: 'emails.read' is not a scope: write some of tenants.read, tenants"),
+        ({"scopes": []}, "[0].scopes: there is no scope: write some of tenants.read, tenants.write"),
+        ({"key": "mw_s3cret"}, "[0].key: is not a key"),
+        ({"name": "a/b"}, "[0].name: 'a/b' is not a name"),
+        ({"domain": "acme.test"}, "[0].domain: is not a key that is known here"),
+    ],
+)
+def test_keys_of_operators_are_checked(change: dict[str, Any], error: str) -> None:
+    api = build_model(inventory(mail_api={"operator_keys": [OPERATOR_KEY]})).model["api"]
+    assert api is not None and api["operator_keys"] == [OPERATOR_KEY]
+    found = errors_of(inventory(mail_api={"operator_keys": [{**OPERATOR_KEY, **change}]}))
+    assert len(found) == 1 and found[0].startswith(f"mail_api.operator_keys{error}"), found
+    twice = [OPERATOR_KEY, {**OPERATOR_KEY, "key": f"mw_{'e' * 12}_{'b' * 48}"}]
+    assert errors_of(inventory(mail_api={"operator_keys": twice})) == [
+        "mail_api.operator_keys[1].name: 'portal' is an operator's key already: write another name"
+    ]
+    same = {
+        "tenants": [{**TENANT, "keys": [{**TENANT_KEY, "key": OPERATOR_KEY["key"]}]}],
+        "operator_keys": [OPERATOR_KEY],
+    }
+    assert errors_of(inventory(mail_api=same)) == [
+        "mail_api.operator_keys[0].key: begins as the one at mail_api.tenants[0].keys[0] does: make another one"
+    ]
 
 
 def test_keys_of_the_sending_api_are_told_apart() -> None:

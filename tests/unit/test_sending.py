@@ -202,11 +202,42 @@ def test_tenants_that_changed_are_removed_and_added() -> None:
     before = key_rows.wanted_tenants([{"name": "acme", "domains": ["a.test", "b.test"], "keys": [entry]}])
     wider = {**entry, "scopes": ["emails.read", "emails.write"]}
     after = key_rows.wanted_tenants([{"name": "acme", "domains": ["b.test"], "keys": [wider]}])
-    assert before.without(before) == key_rows.Tenants([], [])
-    assert before.without(after) == key_rows.Tenants([key_rows.TenantDomain("a.test", "acme")], before.keys)
-    assert after.without(before) == key_rows.Tenants([], after.keys)
+    assert before.without(before) == key_rows.Tenants([], [], [])
+    assert before.without(after) == key_rows.Tenants([], [key_rows.TenantDomain("a.test", "acme")], before.keys)
+    assert after.without(before) == key_rows.Tenants([], [], after.keys)
     assert str(after.keys[0]).endswith("scopes=emails.read,emails.write requests_per_minute=5")
     assert text not in str(before)
+
+
+def test_tenants_of_the_api_are_left_alone_and_clashes_are_named() -> None:
+    rates = {"requests_per_minute": None, "recipients_per_hour": None}
+    entry = {"name": "all", "scopes": ["tenants.read"], "key": keys.generate().text, **rates}
+    want = key_rows.wanted_tenants([{"name": "acme", "domains": ["a.test"], "keys": [entry]}])
+    foreign = key_rows.Tenants(
+        [key_rows.Tenant("globex", key_rows.API)], [key_rows.TenantDomain("g.test", "globex")],
+        [want.keys[0]._replace(id="0" * 12, tenant="globex")],
+    )  # fmt: skip
+    found = key_rows.Tenants(*(a + b for a, b in zip(want, foreign, strict=True)))
+    assert found.owned_by(key_rows.INVENTORY) == want and found.owned_by(key_rows.API) == foreign
+    assert not key_rows.tenant_conflicts(found, want)
+    for domains, keys_, name, error in (
+        (["g.test"], [], "acme", "tenant 'acme' domain=g.test: belongs to tenant 'globex', owned by the API"),
+        (["g.test"], [], "globex", "tenant 'globex': exists, owned by the API"),
+        ([], [{**entry, "key": f"mw_{'0' * 12}_{'a' * 48}"}], "acme", "tenant 'acme' key 'all' id=000000000000"),
+    ):
+        clash = key_rows.wanted_tenants([{"name": name, "domains": domains, "keys": keys_}])
+        errors = key_rows.tenant_conflicts(found, clash)
+        assert len(errors) == 1 and errors[0].startswith(error)
+
+
+def test_an_operator_s_key_manages_tenants_alone() -> None:
+    text = keys.generate().text
+    wanted = key_rows.wanted_operator_keys([{"name": "portal", "scopes": ["tenants.read"], "key": text}])
+    assert str(wanted[0]) == f"operator key 'portal' id={text[3:15]} scopes=tenants.read"
+    for scope in keys.SCOPES:
+        with pytest.raises(ValueError, match=r"is not a scope: write some of tenants\.read, tenants\.write"):
+            key_rows.wanted_operator_keys([{"name": "portal", "scopes": [scope], "key": text}])
+    assert "tenants.write" not in keys.TENANT_SCOPES and not set(keys.OPERATOR_SCOPES) & set(keys.SCOPES)
 
 
 def row(name: str, owner: str = key_rows.INVENTORY, **changes: Any) -> key_rows.Row:

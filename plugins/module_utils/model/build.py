@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
@@ -162,10 +162,17 @@ class ApiTenant(TypedDict):
     keys: list[ApiTenantKey]
 
 
+class ApiOperatorKey(TypedDict):
+    name: str
+    scopes: list[str]
+    key: str
+
+
 class Api(TypedDict):
     keys: list[ApiKey]
     limits: list[ApiLimit]
     tenants: list[ApiTenant]
+    operator_keys: list[ApiOperatorKey]
     warmup: Warmup | None
 
 
@@ -463,6 +470,7 @@ class _Builder:
             "keys": self.api_keys(values["keys"], ids),
             "limits": self.api_limits(values["limits"]),
             "tenants": self.api_tenants(values["tenants"], ids),
+            "operator_keys": self.api_operator_keys(values["operator_keys"], ids),
             "warmup": None if values["warmup"] is None else self.warmup(values["warmup"]),
         }
 
@@ -513,22 +521,43 @@ class _Builder:
             found[domain, name] = {"domain": domain, **key}
         return [found[where] for where in sorted(found)]
 
-    def api_key(self, path: str, entry: dict[str, Any], ids: dict[str, str]) -> ApiTenantKey | None:
-        """What keys of domains and of tenants have in common; ids has the places of all keys' ids."""
+    def api_key(
+        self, path: str, entry: dict[str, Any], ids: dict[str, str], known: Sequence[str] = keys.SCOPES
+    ) -> ApiTenantKey | None:
+        """What keys of domains and of tenants have in common."""
+        key = self.api_operator_key(path, entry, ids, known)
+        requests, recipients = self.rates(path, entry)
+        return None if key is None else {**key, "requests_per_minute": requests, "recipients_per_hour": recipients}
+
+    def api_operator_key(
+        self, path: str, entry: dict[str, Any], ids: dict[str, str], known: Sequence[str] = keys.OPERATOR_SCOPES
+    ) -> ApiOperatorKey | None:
+        """What all keys have in common; ids has the places of all keys' ids."""
         name = self.attempt(f"{path}.name", keys.check_name, entry["name"])
         scopes = None
         if not any(isinstance(scope, Unreadable) for scope in entry["scopes"]):
-            scopes = self.attempt(f"{path}.scopes", keys.check_scopes, entry["scopes"])
+            scopes = self.attempt(f"{path}.scopes", partial(keys.check_scopes, known=known), entry["scopes"])
         key = self.attempt(f"{path}.key", keys.parse, entry["key"])
-        requests, recipients = self.rates(path, entry)
         if key is not None and ids.setdefault(key.id, path) != path:
             self.problems.error(f"{path}.key", f"begins as the one at {ids[key.id]} does: make another one")
         if name is None or scopes is None or key is None:
             return None
-        return {
-            "name": name, "scopes": scopes, "key": key.text,
-            "requests_per_minute": requests, "recipients_per_hour": recipients,
-        }  # fmt: skip
+        return {"name": name, "scopes": scopes, "key": key.text}
+
+    def api_operator_keys(
+        self, entries: list[tuple[str, dict[str, Any] | None]], ids: dict[str, str]
+    ) -> list[ApiOperatorKey]:
+        found: dict[str, ApiOperatorKey] = {}
+        for path, entry in entries:
+            key = None if entry is None else self.api_operator_key(path, entry, ids)
+            if key is None:
+                continue
+            if key["name"] in found:
+                self.problems.error(
+                    f"{path}.name", f"{shown(key['name'])} is an operator's key already: write another name"
+                )
+            found[key["name"]] = key
+        return [found[name] for name in sorted(found)]
 
     def api_tenants(self, entries: list[tuple[str, dict[str, Any] | None]], ids: dict[str, str]) -> list[ApiTenant]:
         found: dict[str, ApiTenant] = {}
@@ -540,7 +569,7 @@ class _Builder:
             domains = self.tenant_domains(path, entry["domains"], places)
             own: dict[str, ApiTenantKey] = {}
             for key_path, key_entry in entry["keys"]:
-                key = None if key_entry is None else self.api_key(key_path, key_entry, ids)
+                key = None if key_entry is None else self.api_key(key_path, key_entry, ids, keys.TENANT_SCOPES)
                 if key is None:
                     continue
                 if key["name"] in own:

@@ -492,6 +492,17 @@ API_TENANT_OPTIONS: Options = {
     },
 }
 
+API_OPERATOR_KEY_OPTIONS: Options = {
+    "name": {"type": "str", "required": True, "description": "What the key is called."},
+    "scopes": {
+        "type": "list",
+        "elements": "str",
+        "default": [],
+        "description": "What the key may do: C(tenants.read), C(tenants.write).",
+    },
+    "key": API_KEY_OPTIONS["key"],
+}
+
 API_LIMIT_OPTIONS: Options = {
     "domain": {"type": "str", "required": True, "description": "The hosted domain whose keys are limited together."},
     "requests_per_minute": {
@@ -542,7 +553,17 @@ API_OPTIONS: Options = {
         "elements": "dict",
         "default": [],
         "options": API_TENANT_OPTIONS,
-        "description": "Customers with several domains, and keys that reach all of these.",
+        "description": [
+            "Customers with several domains, and keys that reach all of these.",
+            "Those made by the API are left alone.",
+        ],
+    },
+    "operator_keys": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": API_OPERATOR_KEY_OPTIONS,
+        "description": "Keys of the provider's own programs, which manage tenants and reach no mail.",
     },
     "warmup": {
         "type": "dict",

@@ -45,6 +45,28 @@ class Limit(NamedTuple):
         return f"limit {self.domain}{rates(self)}"
 
 
+class OperatorKey(NamedTuple):
+    """A row of api.operator_key."""
+
+    id: str
+    name: str
+    hash: bytes
+    scopes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"operator key {self.name!a} id={self.id} scopes={','.join(self.scopes)}"
+
+
+class Tenant(NamedTuple):
+    """A row of api.tenant. Its owner owns its domains and keys too."""
+
+    name: str
+    owner: str
+
+    def __str__(self) -> str:
+        return f"tenant {self.name!a}"
+
+
 class TenantDomain(NamedTuple):
     """A row of api.tenant_domain."""
 
@@ -73,14 +95,30 @@ class TenantKey(NamedTuple):
 class Tenants(NamedTuple):
     """What there is of tenants, is to be removed, or to be added."""
 
+    names: list[Tenant]
     domains: list[TenantDomain]
     keys: list[TenantKey]
+
+    def owned_by(self, owner: str) -> Tenants:
+        """Those tenants alone."""
+        names = {tenant.name for tenant in self.names if tenant.owner == owner}
+        return Tenants(
+            [tenant for tenant in self.names if tenant.name in names],
+            [domain for domain in self.domains if domain.tenant in names],
+            [key for key in self.keys if key.tenant in names],
+        )
 
     def without(self, other: Tenants) -> Tenants:
         """The rows that the other one lacks."""
         return Tenants(
-            sorted(set(self.domains) - set(other.domains), key=str), sorted(set(self.keys) - set(other.keys), key=str)
+            sorted(set(self.names) - set(other.names), key=str),
+            sorted(set(self.domains) - set(other.domains), key=str),
+            sorted(set(self.keys) - set(other.keys), key=str),
         )
+
+    def lines(self) -> list[str]:
+        """For the plan."""
+        return [str(row) for row in (*self.names, *self.domains, *self.keys)]
 
 
 def rates(row: Row | Limit | TenantKey) -> str:
@@ -117,19 +155,46 @@ def wanted(declared: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 def wanted_tenants(declared: Iterable[Mapping[str, Any]]) -> Tenants:
     """The rows of the model's tenants. Raises ValueError."""
-    found = Tenants([], [])
+    found = Tenants([], [], [])
     for tenant in declared:
+        found.names.append(Tenant(tenant["name"], INVENTORY))
         found.domains.extend(TenantDomain(domain, tenant["name"]) for domain in tenant["domains"])
         for entry in tenant["keys"]:
             key = keys.parse(entry["key"])
             found.keys.append(
                 TenantKey(
                     key.id, tenant["name"], keys.check_name(entry["name"]), key.digest,
-                    tuple(keys.check_scopes(entry["scopes"])), entry["requests_per_minute"],
+                    tuple(keys.check_scopes(entry["scopes"], keys.TENANT_SCOPES)), entry["requests_per_minute"],
                     entry["recipients_per_hour"],
                 )
             )  # fmt: skip
     return found
+
+
+def wanted_operator_keys(declared: Iterable[Mapping[str, Any]]) -> list[OperatorKey]:
+    """The rows of the model's operators' keys. Raises ValueError."""
+    found = []
+    for entry in declared:
+        key, scopes = keys.parse(entry["key"]), keys.check_scopes(entry["scopes"], keys.OPERATOR_SCOPES)
+        found.append(OperatorKey(key.id, keys.check_name(entry["name"]), key.digest, tuple(scopes)))
+    return found
+
+
+def tenant_conflicts(found: Tenants, want: Tenants) -> list[str]:
+    """Tenants and domains that the inventory wants, and that were made or given away by the API."""
+    foreign = found.owned_by(API)
+    names = {tenant.name for tenant in foreign.names}
+    holders = {domain.domain: domain.tenant for domain in foreign.domains}
+    ids = {key.id for key in foreign.keys}
+    return [
+        *(f"{tenant}: exists, owned by the API" for tenant in want.names if tenant.name in names),
+        *(
+            f"{domain}: belongs to tenant {holders[domain.domain]!a}, owned by the API"
+            for domain in want.domains
+            if domain.domain in holders and domain.tenant not in names
+        ),
+        *(f"{key}: exists, owned by the API" for key in want.keys if key.id in ids),
+    ]
 
 
 def conflicts(found: Iterable[Row], rows: Iterable[Row]) -> list[str]:

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 # resource.read and resource.write; what a key does not name is denied.
@@ -36,6 +36,9 @@ SCOPES = (
     "webhooks.read",
     "webhooks.write",
 )
+# What a tenant's keys may have.
+TENANT_SCOPES = tuple(sorted((*SCOPES, "tenants.read")))
+OPERATOR_SCOPES = ("tenants.read", "tenants.write")
 PREFIX = "mw"
 LONGEST_NAME = 64
 
@@ -83,11 +86,11 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_scopes(scopes: Iterable[str]) -> list[str]:
-    """The scopes, sorted and each once. Raises ValueError for one that does not exist, and for none at all."""
+def check_scopes(scopes: Iterable[str], known: Sequence[str] = SCOPES) -> list[str]:
+    """The scopes, sorted and each once. Raises ValueError for one that is not known, and for none at all."""
     found = sorted(set(scopes))
-    unknown = [scope for scope in found if scope not in SCOPES]
+    unknown = [scope for scope in found if scope not in known]
     if unknown or not found:
         what = f"{unknown[0][:LONGEST_NAME]!a} is not a scope" if unknown else "there is no scope"
-        raise ValueError(f"{what}: write some of {', '.join(SCOPES)}")
+        raise ValueError(f"{what}: write some of {', '.join(known)}")
     return found

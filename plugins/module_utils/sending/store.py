@@ -10,7 +10,7 @@ from typing import Any
 
 from ..directory import store
 from . import webhooks
-from .key_rows import Limit, Plan, Row, TenantDomain, TenantKey, Tenants
+from .key_rows import INVENTORY, Limit, OperatorKey, Plan, Row, Tenant, TenantDomain, TenantKey, Tenants
 
 
 def read_keys(owner: Any) -> list[Row]:
@@ -56,15 +56,21 @@ def write_limits(owner: Any, remove: Sequence[Limit], add: Sequence[Limit]) -> N
 
 
 def read_tenants(owner: Any) -> Tenants:
-    """All tenants' domains and keys; none where the schema does not know of any yet."""
+    """All tenants with their domains and keys; none where the schema does not know of any yet."""
     with store.translated("reading the tenants"):
         if owner.execute("SELECT to_regclass('api.tenant_key')").fetchone()[0] is None:
-            return Tenants([], [])
+            return Tenants([], [], [])
         domains = owner.execute("SELECT domain, tenant FROM api.tenant_domain").fetchall()
         rows = owner.execute(
             "SELECT id, tenant, name, hash, scopes, requests_per_minute, recipients_per_hour FROM api.tenant_key"
         ).fetchall()
+        names = {row[1] for row in domains} | {row[1] for row in rows}
+        # a plan may meet a schema whose tenants are all the inventory's
+        tenants = [Tenant(name, INVENTORY) for name in names]
+        if owner.execute("SELECT to_regclass('api.tenant')").fetchone()[0] is not None:
+            tenants = [Tenant(*row) for row in owner.execute("SELECT name, owner FROM api.tenant").fetchall()]
     return Tenants(
+        tenants,
         [TenantDomain(*row) for row in domains],
         [TenantKey._make((*row[:3], bytes(row[3]), tuple(row[4]), *row[5:])) for row in rows],
     )
@@ -77,6 +83,10 @@ def write_tenants(owner: Any, remove: Tenants, add: Tenants) -> None:
             owner.execute("DELETE FROM api.tenant_domain WHERE domain = %s", (domain.domain,))
         for key in remove.keys:
             owner.execute("DELETE FROM api.tenant_key WHERE id = %s", (key.id,))
+        for tenant in remove.names:
+            owner.execute("DELETE FROM api.tenant WHERE name = %s", (tenant.name,))
+        for tenant in add.names:
+            owner.execute("INSERT INTO api.tenant (name, owner) VALUES (%s, %s)", tenant)
         for domain in add.domains:
             owner.execute("INSERT INTO api.tenant_domain (domain, tenant) VALUES (%s, %s)", domain)
         for key in add.keys:
@@ -84,6 +94,27 @@ def write_tenants(owner: Any, remove: Tenants, add: Tenants) -> None:
                 "INSERT INTO api.tenant_key (id, tenant, name, hash, scopes, requests_per_minute, recipients_per_hour) "
                 "VALUES (%s, %s, %s, %s, %s, %s, %s)",
                 (*key[:4], list(key.scopes), *key[5:]),
+            )
+
+
+def read_operator_keys(owner: Any) -> list[OperatorKey]:
+    """The operators' keys; none where the schema does not know of any yet."""
+    with store.translated("reading the operators' keys"):
+        if owner.execute("SELECT to_regclass('api.operator_key')").fetchone()[0] is None:
+            return []
+        rows = owner.execute("SELECT id, name, hash, scopes FROM api.operator_key").fetchall()
+    return [OperatorKey(row[0], row[1], bytes(row[2]), tuple(row[3])) for row in rows]
+
+
+def write_operator_keys(owner: Any, remove: Sequence[OperatorKey], add: Sequence[OperatorKey]) -> None:
+    """Carries the plan out, whole or not at all."""
+    with store.translated("writing the operators' keys"), owner.transaction():
+        for row in remove:
+            owner.execute("DELETE FROM api.operator_key WHERE id = %s", (row.id,))
+        for row in add:
+            owner.execute(
+                "INSERT INTO api.operator_key (id, name, hash, scopes) VALUES (%s, %s, %s, %s)",
+                (row.id, row.name, row.hash, list(row.scopes)),
             )
 
 

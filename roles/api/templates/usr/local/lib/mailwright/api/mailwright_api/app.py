@@ -16,7 +16,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from . import addresses, emails, hooks, resources, statistics, streams, templates, warmup
+from . import addresses, emails, hooks, resources, statistics, streams, templates, tenants, warmup
 from .outgoing import rate_headers
 from .problems import MEDIA_TYPE, ApiError, not_found
 from .renderer import Renderer
@@ -26,10 +26,12 @@ from .routing import (
     HOST,
     PUBLIC,
     Caller,
+    KeyId,
     Known,
     Limit,
     check_printable,
     checked_address,
+    checked_key,
     new_router,
     request_id,
     scope,
@@ -39,7 +41,8 @@ from .settings import Settings
 LOG_AGE_LIMIT = 60.0
 DESCRIPTION_OF_KEYS = (
     f"A key of one domain, or of a tenant. With a tenant's, the header {DOMAIN_HEADER} names the domain that the "
-    "request is for; it may be left out where the tenant has one domain, and for the paths below /domains."
+    "request is for; it may be left out where the tenant has one domain, and for the paths below /domains. Where "
+    "x-key-of says so, the key must be a tenant's, or an operator's, which opens nothing else."
 )
 
 router = new_router()
@@ -92,9 +95,6 @@ async def list_keys(request: Request, caller: Known) -> Any:
     return {"data": await request.app.state.store.list_keys(caller.domain)}
 
 
-KeyId = Annotated[str, Path(pattern=r"^[0-9a-f]{12}$", description="The key's id.")]
-
-
 @router.get("/api-keys/{key_id}", response_model=resources.Key, summary="Show a key")
 @scope("api_keys.read")
 async def show_key(request: Request, caller: Known, key_id: KeyId) -> Any:
@@ -135,17 +135,7 @@ def _refuse_inventory(key: dict[str, Any]) -> None:
 
 def _checked(caller: Caller, name: str | None, scopes: list[str] | None) -> tuple[str | None, list[str] | None]:
     """Name and scopes, if they are well formed and no more than the caller has."""
-    problems = []
-    try:
-        name = None if name is None else keys.check_name(name)
-    except ValueError as error:
-        problems.append(compose.Problem("/name", str(error)))
-    try:
-        scopes = None if scopes is None else keys.check_scopes(scopes)
-    except ValueError as error:
-        problems.append(compose.Problem("/scopes", str(error)))
-    if problems:
-        raise ApiError(422, "invalid_request", "The key cannot be as asked for.", problems)
+    name, scopes = checked_key(name, scopes, keys.SCOPES)
     more = sorted(set(scopes or ()) - set(caller.scopes))
     if more:
         raise ApiError(403, "forbidden", f"The key that asks lacks the scope {more[0]} itself.")
@@ -330,7 +320,7 @@ def build_app(store: Any, settings: Settings | None) -> FastAPI:
         responses={"default": {"model": resources.ProblemDetails, "description": "RFC 9457"}},
     )
     app.state.store, app.state.settings, app.state.accepted = store, settings, 0
-    for part in (emails, templates, streams, statistics, warmup, hooks, addresses):
+    for part in (emails, templates, streams, statistics, warmup, hooks, addresses, tenants):
         app.include_router(part.router)
     app.include_router(router)
     app.exception_handlers |= {

@@ -12,7 +12,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from . import problems
-from .outgoing import ACTOR, LIMITED, RATE, Rate
+from .outgoing import ACTOR, LIMITED, OWN_TENANT, RATE, Rate
 from .settings import DATABASE
 
 CONNECTIONS = 6
@@ -65,6 +65,16 @@ class Database:
         async with self._connection() as connection, connection.transaction():
             await connection.execute(
                 "SELECT set_config('api.domain', %s, true), set_config('api.actor', %s, true)", (domain, ACTOR.get())
+            )
+            yield connection
+
+    @asynccontextmanager
+    async def _tenant(self) -> AsyncIterator[Any]:
+        """A transaction that sees what the key that asks may see of tenants."""
+        async with self._connection() as connection, connection.transaction():
+            await connection.execute(
+                "SELECT set_config('api.tenant', %s, true), set_config('api.actor', %s, true)",
+                (OWN_TENANT.get(), ACTOR.get()),
             )
             yield connection
 

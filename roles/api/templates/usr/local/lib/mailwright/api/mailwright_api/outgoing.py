@@ -12,7 +12,8 @@ from ansible_collections.mailwright.server.plugins.module_utils.sending.compose 
 
 # The id of the key that asks, for the audit log.
 ACTOR: ContextVar[str] = ContextVar("actor", default="")
-
+# The tenant whose key that is; '' where it is none's.
+OWN_TENANT: ContextVar[str] = ContextVar("own_tenant", default="")
 
 # Whether that key or its domain has limits.
 LIMITED: ContextVar[bool] = ContextVar("limited", default=False)

@@ -1,10 +1,10 @@
 # Managed by mailwright: changes are overwritten.
-"""What all routes have in common: the key, its scope, and the parameters that many of them take."""
+"""What all routes have in common: the key, its kind and scope, and the parameters that many of them take."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
@@ -13,7 +13,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.sending import c
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 
-from .outgoing import ACTOR, LIMITED, rate_headers
+from .outgoing import ACTOR, LIMITED, OWN_TENANT, rate_headers
 from .problems import ApiError, not_found
 
 BASE = "/api/v1"
@@ -21,6 +21,10 @@ BASE = "/api/v1"
 PUBLIC = "public"
 # Only on the service's own socket: nginx does not pass it on.
 HOST = "host"
+# Whose keys a route is for: of a domain or a tenant, of a tenant alone, of an operator. And what each may be given.
+ANY, TENANT, OPERATOR = "any", "tenant", "operator"
+SCOPES = {ANY: keys.SCOPES, TENANT: keys.TENANT_SCOPES, OPERATOR: keys.OPERATOR_SCOPES}
+KINDS = {ANY: ("domain", "tenant"), TENANT: ("tenant",), OPERATOR: ("operator",)}
 # For which domain of a tenant a request is.
 DOMAIN_HEADER = "Mail-Domain"
 # Composing a large message takes several times its size in memory: one at a time.
@@ -30,9 +34,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Caller(NamedTuple):
-    """Who asks: the key, the domains that it reaches, the one that the request is for, and what the key may do."""
+    """Who asks: the key, its tenant if it is one's, the domains that it reaches, the one that the request is for, and
+    what the key may do."""
 
     key_id: str
+    tenant: str
     domains: tuple[str, ...]
     chosen: str
     scopes: tuple[str, ...]
@@ -46,12 +52,12 @@ class Caller(NamedTuple):
         return self.chosen
 
 
-def scope(name: str) -> Callable[[F], F]:
-    """Declare what a route needs."""
+def scope(name: str, whose: str = ANY) -> Callable[[F], F]:
+    """Declare what a route needs, and whose keys it is for."""
 
     def declare(endpoint: F) -> F:
-        # a function has no such attribute for the type checker; the walk over all routes reads it
-        endpoint.scope = name  # type: ignore[attr-defined]
+        # a function has no such attributes for the type checker; the walk over all routes reads them
+        endpoint.scope, endpoint.whose = name, whose  # type: ignore[attr-defined]
         return endpoint
 
     return declare
@@ -61,12 +67,13 @@ class ScopedRoute(APIRoute):
     """Asks for the key before anything of the request's body is read."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        needed = getattr(endpoint, "scope", None)
-        if needed not in (*keys.SCOPES, PUBLIC, HOST):
+        needed, self.whose = getattr(endpoint, "scope", None), getattr(endpoint, "whose", ANY)
+        if needed not in (*SCOPES[self.whose], PUBLIC, HOST):
             raise TypeError(f"{path}: declares no scope")
         self.scope: str = needed
         options["openapi_extra"] = {
             "x-scope": needed,
+            **({} if self.whose == ANY else {"x-key-of": self.whose}),
             **({} if needed in (PUBLIC, HOST) else {"security": [{"key": []}]}),
         }
         super().__init__(path, endpoint, **options)
@@ -76,7 +83,7 @@ class ScopedRoute(APIRoute):
 
         async def run(request: Request) -> Response:
             if self.scope not in (PUBLIC, HOST):
-                request.state.caller = await authenticate(request, self.scope)
+                request.state.caller = await authenticate(request, self.scope, self.whose)
             response = await handler(request)
             response.headers.update(rate_headers())
             return response
@@ -84,9 +91,9 @@ class ScopedRoute(APIRoute):
         return run
 
 
-async def authenticate(request: Request, needed: str) -> Caller:
-    """The key's owner. Raises ApiError: 401 without a key that is known, 403 when it lacks the scope, 429 when it or
-    its domain asks too often."""
+async def authenticate(request: Request, needed: str, whose: str) -> Caller:
+    """The key's owner. Raises ApiError: 401 without a key that is known, 403 when it lacks the scope or is of another
+    kind, 429 when it or its domain asks too often."""
     kind, _space, text = request.headers.get("authorization", "").partition(" ")
     refused = ApiError(
         401, "unauthorized", "Send a valid key: Authorization: Bearer mw_…", headers={"www-authenticate": "Bearer"}
@@ -98,19 +105,22 @@ async def authenticate(request: Request, needed: str) -> Caller:
     except ValueError:
         raise refused from None
     found = await request.app.state.store.find_key(key.id)
-    if found is None or not keys.matches(key, found[2]):
+    if found is None or not keys.matches(key, found.hash):
         raise refused
     ACTOR.set(key.id)
-    caller = Caller(key.id, tuple(found[0]), choose(request, found[0]), tuple(found[1]))
-    LIMITED.set(found[3])
-    if found[3]:
+    OWN_TENANT.set(found.tenant)
+    caller = Caller(key.id, found.tenant, found.domains, choose(request, found.domains), found.scopes)
+    LIMITED.set(found.limited)
+    if found.limited:
         await request.app.state.store.count_request(caller.chosen)
     if needed not in caller.scopes:
         raise ApiError(403, "forbidden", f"The key lacks the scope {needed}.")
+    if found.kind not in KINDS[whose]:
+        raise ApiError(403, "forbidden", f"This is for keys of {'an operator' if whose == OPERATOR else 'a tenant'}.")
     return caller
 
 
-def choose(request: Request, domains: list[str]) -> str:
+def choose(request: Request, domains: Sequence[str]) -> str:
     """The domain that the header names, or the only one; '' when it is left open. Raises ApiError."""
     named = request.headers.get(DOMAIN_HEADER, "").lower()
     if named and named not in domains:
@@ -126,6 +136,7 @@ def caller_of(request: Request) -> Caller:
 
 Known = Annotated[Caller, Depends(caller_of)]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
+KeyId = Annotated[str, Path(pattern=r"^[0-9a-f]{12}$", description="The key's id.")]
 EmailId = Annotated[UUID, Path(description="The message's id.")]
 IdempotencyKey = Annotated[
     str | None,
@@ -160,6 +171,24 @@ def checked_address(text: str, pointer: str = "/address") -> str:
         raise ApiError(
             422, "invalid_request", "This is not an address.", [compose.Problem(pointer, str(error))]
         ) from None
+
+
+def checked_key(
+    name: str | None, scopes: list[str] | None, known: Sequence[str]
+) -> tuple[str | None, list[str] | None]:  # fmt: skip
+    """Name and scopes of a key, if they are well formed. Raises ApiError."""
+    problems = []
+    try:
+        name = None if name is None else keys.check_name(name)
+    except ValueError as error:
+        problems.append(compose.Problem("/name", str(error)))
+    try:
+        scopes = None if scopes is None else keys.check_scopes(scopes, known)
+    except ValueError as error:
+        problems.append(compose.Problem("/scopes", str(error)))
+    if problems:
+        raise ApiError(422, "invalid_request", "The key cannot be as asked for.", problems)
+    return name, scopes
 
 
 def check_printable(text: str) -> str:

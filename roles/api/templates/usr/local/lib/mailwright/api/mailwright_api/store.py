@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -22,21 +22,31 @@ from .statistic_rows import StatisticRows
 from .store_hooks import HookStore
 from .stream_rows import StreamRows
 from .template_rows import TemplateRows
+from .tenant_rows import TenantRows
 
 
-class Store(AddressRows, EmailRows, HookStore, StatisticRows, StreamRows, TemplateRows):
+class FoundKey(NamedTuple):
+    """Whose key it is and what it may do; limited says whether it or its domain may have limits."""
+
+    kind: str
+    tenant: str
+    domains: tuple[str, ...]
+    scopes: tuple[str, ...]
+    hash: bytes
+    limited: bool
+
+
+class Store(AddressRows, EmailRows, HookStore, StatisticRows, StreamRows, TemplateRows, TenantRows):
     """All of it."""
 
-    async def find_key(self, key_id: str) -> tuple[list[str], list[str], bytes, bool] | None:
-        """Domains, scopes and hash of a key, and whether it or its domain may have limits."""
+    async def find_key(self, key_id: str) -> FoundKey | None:
+        """A key of any kind."""
         async with self._connection() as connection:
             cursor = await connection.execute(
-                "SELECT ARRAY[domain], scopes, hash, EXISTS (SELECT FROM api.limits(%s)) FROM api.find_key(%s) "
-                "UNION ALL SELECT domains, scopes, hash, true FROM api.find_tenant_key(%s)",
-                (key_id, key_id, key_id),
+                "SELECT kind, coalesce(tenant, ''), domains, scopes, hash, limited FROM api.find_caller(%s)", (key_id,)
             )
             row = await cursor.fetchone()
-        return None if row is None else (row[0], row[1], bytes(row[2]), row[3])
+        return None if row is None else FoundKey(row[0], row[1], tuple(row[2]), tuple(row[3]), bytes(row[4]), row[5])
 
     async def count_request(self, domain: str) -> None:
         """Take a request from what key and domain may make; the domain is '' for none. Raises ApiError."""
