@@ -353,7 +353,7 @@ def test_every_route_wants_a_key_and_its_scope(
         "GET /livez", "GET /readyz", "GET /unsubscribe/{token}", "POST /unsubscribe/{token}"
     }  # fmt: skip
     assert {path for path, scope in seen.items() if scope == "host"} == {"GET /metrics"}
-    assert len(seen) == 96
+    assert len(seen) == 104
 
 
 def test_another_domain_s_things_do_not_exist(acme: Api, globex: Api, description: dict[str, Any], token: str) -> None:

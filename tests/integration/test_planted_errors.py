@@ -125,6 +125,12 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("api", "/etc/systemd/system/mailwright-api.socket", "bad-value", swapped("Backlog=1024", "Backlog=many")),
     ("api", "/etc/sysusers.d/mailwright-api.conf", "no-such-type", added("q mailwright-x - -")),
     ("api", "/usr/local/lib/mailwright/api/mailwright_api/app.py", "no-scope", swapped("@scope(PUBLIC)\n", "")),
+    (
+        "api",
+        "/usr/local/lib/mailwright/api/mailwright_api/tenants.py",
+        "not-an-operator's",
+        swapped('@scope("tenants.write", OPERATOR)\n', '@scope("tenants.write")\n'),
+    ),
     ("api", "/usr/local/lib/mailwright/api/mailwright_api/outbox.py", "no-name", swapped("    dsn,\n", "    dsm,\n")),
     ("acme", "/etc/mailwright/acme/settings.json", "no-hostname", swapped("'hostname'", "'hostnam'")),
     ("acme", "/etc/mailwright/acme/ca.pem", "no-certificate",

@@ -10,6 +10,7 @@ import email
 import email.policy
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -217,7 +218,7 @@ def test_tenants_of_the_api_are_left_alone_and_clashes_are_named() -> None:
         [key_rows.Tenant("globex", key_rows.API)], [key_rows.TenantDomain("g.test", "globex")],
         [want.keys[0]._replace(id="0" * 12, tenant="globex")],
     )  # fmt: skip
-    found = key_rows.Tenants(*(a + b for a, b in zip(want, foreign, strict=True)))
+    found = key_rows.Tenants(want.names + foreign.names, want.domains + foreign.domains, want.keys + foreign.keys)
     assert found.owned_by(key_rows.INVENTORY) == want and found.owned_by(key_rows.API) == foreign
     assert not key_rows.tenant_conflicts(found, want)
     for domains, keys_, name, error in (
@@ -238,6 +239,30 @@ def test_an_operator_s_key_manages_tenants_alone() -> None:
         with pytest.raises(ValueError, match=r"is not a scope: write some of tenants\.read, tenants\.write"):
             key_rows.wanted_operator_keys([{"name": "portal", "scopes": [scope], "key": text}])
     assert "tenants.write" not in keys.TENANT_SCOPES and not set(keys.OPERATOR_SCOPES) & set(keys.SCOPES)
+
+
+def test_roles_stand_for_scopes_and_bound_a_key() -> None:
+    assert set(keys.ROLES["viewer"]) < set(keys.ROLES["admin"]) < set(keys.ROLES["owner"]) == set(keys.TENANT_SCOPES)
+    assert set(keys.ROLES["developer"]) < set(keys.ROLES["admin"])
+    assert keys.roles_within(keys.TENANT_SCOPES) == list(keys.ROLES)
+    assert keys.roles_within(keys.ROLES["admin"]) == ["admin", "developer", "viewer"]
+    assert keys.roles_within(keys.ROLES["developer"]) == ["developer"]
+    assert keys.roles_within(["members.write", "members.read"]) == []
+    scopes = ["api_keys.write", "emails.read", "members.write"]
+    assert keys.allowed(scopes, None) == tuple(scopes)
+    assert keys.allowed(scopes, "admin") == ("emails.read", "members.write")
+    assert keys.allowed(scopes, "viewer") == ("emails.read",)
+    with pytest.raises(KeyError):
+        keys.allowed(scopes, "root")
+
+
+def test_the_documented_roles_are_these() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/sending-api.md").read_text()
+    table = page.partition("| Role |")[2].partition("\n\n")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE))
+    assert list(rows) == list(keys.ROLES)
+    assert rows["developer"] == ", ".join(f"`{scope}`" for scope in keys.ROLES["developer"])
+    assert "without `api_keys.write`" in rows["admin"] and "ends with `.read`" in rows["viewer"]
 
 
 def row(name: str, owner: str = key_rows.INVENTORY, **changes: Any) -> key_rows.Row:

@@ -37,8 +37,33 @@ SCOPES = (
     "webhooks.write",
 )
 # What a tenant's keys may have.
-TENANT_SCOPES = tuple(sorted((*SCOPES, "tenants.read")))
+TENANT_SCOPES = tuple(sorted((*SCOPES, "members.read", "members.write", "tenants.read")))
 OPERATOR_SCOPES = ("tenants.read", "tenants.write")
+# What a member's keys may do at most. A domain's key outlives the member who makes it, so only owners make any.
+ROLES = {
+    "owner": TENANT_SCOPES,
+    "admin": tuple(scope for scope in TENANT_SCOPES if scope != "api_keys.write"),
+    "developer": (
+        "aliases.read",
+        "domains.read",
+        "emails.read",
+        "emails.write",
+        "inbound.read",
+        "inbound.write",
+        "mailboxes.read",
+        "statistics.read",
+        "streams.read",
+        "streams.write",
+        "suppressions.read",
+        "suppressions.write",
+        "templates.read",
+        "templates.write",
+        "tenants.read",
+        "webhooks.read",
+        "webhooks.write",
+    ),
+    "viewer": tuple(scope for scope in TENANT_SCOPES if scope.endswith(".read")),
+}
 PREFIX = "mw"
 LONGEST_NAME = 64
 
@@ -94,3 +119,13 @@ def check_scopes(scopes: Iterable[str], known: Sequence[str] = SCOPES) -> list[s
         what = f"{unknown[0][:LONGEST_NAME]!a} is not a scope" if unknown else "there is no scope"
         raise ValueError(f"{what}: write some of {', '.join(known)}")
     return found
+
+
+def allowed(scopes: Iterable[str], role: str | None) -> tuple[str, ...]:
+    """What is left of a key's scopes by the role of the member whose key it is; all, where it is no member's."""
+    return tuple(scope for scope in scopes if role is None or scope in ROLES[role])
+
+
+def roles_within(scopes: Iterable[str]) -> list[str]:
+    """The roles that stand for no more than these scopes."""
+    return [role for role, needed in ROLES.items() if set(needed) <= set(scopes)]

@@ -24,7 +24,7 @@ HOST = "host"
 # Whose keys a route is for: of a domain or a tenant, of a tenant alone, of an operator. And what each may be given.
 ANY, TENANT, OPERATOR = "any", "tenant", "operator"
 SCOPES = {ANY: keys.SCOPES, TENANT: keys.TENANT_SCOPES, OPERATOR: keys.OPERATOR_SCOPES}
-KINDS = {ANY: ("domain", "tenant"), TENANT: ("tenant",), OPERATOR: ("operator",)}
+KINDS = {ANY: ("domain", "tenant", "member"), TENANT: ("tenant", "member"), OPERATOR: ("operator",)}
 # For which domain of a tenant a request is.
 DOMAIN_HEADER = "Mail-Domain"
 # Composing a large message takes several times its size in memory: one at a time.
@@ -34,7 +34,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Caller(NamedTuple):
-    """Who asks: the key, its tenant if it is one's, the domains that it reaches, the one that the request is for, and
+    """Who asks: the key, its tenant if it has one, the domains that it reaches, the one that the request is for, and
     what the key may do."""
 
     key_id: str

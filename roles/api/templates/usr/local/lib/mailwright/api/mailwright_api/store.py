@@ -17,6 +17,7 @@ from . import problems
 from .address_rows import AddressRows
 from .database import charge
 from .email_rows import EmailRows, find_suppressed
+from .member_rows import MemberRows
 from .outgoing import Idempotency, Outgoing
 from .statistic_rows import StatisticRows
 from .store_hooks import HookStore
@@ -36,17 +37,20 @@ class FoundKey(NamedTuple):
     limited: bool
 
 
-class Store(AddressRows, EmailRows, HookStore, StatisticRows, StreamRows, TemplateRows, TenantRows):
+class Store(AddressRows, EmailRows, HookStore, MemberRows, StatisticRows, StreamRows, TemplateRows, TenantRows):
     """All of it."""
 
     async def find_key(self, key_id: str) -> FoundKey | None:
         """A key of any kind."""
         async with self._connection() as connection:
             cursor = await connection.execute(
-                "SELECT kind, coalesce(tenant, ''), domains, scopes, hash, limited FROM api.find_caller(%s)", (key_id,)
+                "SELECT kind, coalesce(tenant, ''), domains, scopes, role, hash, limited FROM api.find_caller(%s)",
+                (key_id,),
             )
             row = await cursor.fetchone()
-        return None if row is None else FoundKey(row[0], row[1], tuple(row[2]), tuple(row[3]), bytes(row[4]), row[5])
+        if row is None:
+            return None
+        return FoundKey(row[0], row[1], tuple(row[2]), keys.allowed(row[3], row[4]), bytes(row[5]), row[6])
 
     async def count_request(self, domain: str) -> None:
         """Take a request from what key and domain may make; the domain is '' for none. Raises ApiError."""
