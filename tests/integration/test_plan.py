@@ -350,11 +350,14 @@ API = {
     "keys": [{"name": "shop", "domain": "acme.test", "scopes": ["emails.write"], "key": f"mw_{'0' * 12}_{'1' * 48}"}],
     "limits": [{"domain": "acme.test", "requests_per_minute": 600}],
     "warmup": {"relay": "[relay.example.net]:587"},
+    "tenants": [{"name": "acme", "domains": ["acme.test"]}],
+    "operator_keys": [{"name": "portal", "scopes": ["tenants.read"], "key": f"mw_{'2' * 12}_{'1' * 48}"}],
 }
-# what systemd-sysusers, enabling a unit, and config_tree itself write
+# what systemd-sysusers, enabling a unit, and config_tree itself write, and the packages that the host keeps
 BESIDE_API = re.compile(
     r"/etc/(passwd|group|shadow|gshadow)-?|/etc/systemd/system/[^/]+\.wants(/mailwright-[\w.-]+)?|"
-    r"/var/lib/mailwright/config/(api|postfix|postgresql)\.json|/etc/ld\.so\.cache"
+    r"/var/lib/mailwright/config/(api|postfix|postgresql)\.json|/etc/ld\.so\.cache|"
+    r"/var/lib/mailwright/packages/[^/]+\.deb"
 )
 
 
@@ -384,7 +387,10 @@ def test_the_sending_api_comes_and_goes_as_planned(host: Target, wanted: dict[st
         assert {name for name, _version in planned.packages} >= {"python3-fastapi", "python3-psycopg-pool"}
         key = "+key acme.test 'shop' id=000000000000 scopes=emails.write"
         assert key in planned.rows and "+role mailwright_api" in planned.rows
-        assert "+limit acme.test requests_per_minute=600" in planned.rows
+        assert {
+            "+limit acme.test requests_per_minute=600", "+tenant 'acme'", "+tenant 'acme' domain=acme.test",
+            "+operator key 'portal' id=222222222222 scopes=tenants.read",
+        } <= set(planned.rows)  # fmt: skip
         assert "1" * 48 not in host.site("--check", "--diff", *options).stdout
     else:
         assert not planned.packages and not planned.rows
