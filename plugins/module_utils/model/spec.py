@@ -635,7 +635,7 @@ OPTIONS: Options = {
         "type": "dict",
         "options": BLOCKLIST_OPTIONS,
         "description": [
-            "Ask DNS blocklists for the host's addresses and the enabled domains: once an hour, and in the status report.",
+            "Ask DNS blocklists for the host's addresses and the enabled domains, hourly and in the status report.",
             "C({}) does it with the default lists. None is asked when not set.",
         ],
     },
