@@ -203,6 +203,7 @@ def test_prometheus_reads_them_all_and_knows_the_rules(server: Server) -> None:
     wait_until(lambda: len(asked(server, "up == 1")) == len(SOURCES), 90, "every source was read", every=3)
     assert {one["metric"]["job"] for one in asked(server, "up")} == set(SOURCES)
     assert {one["metric"]["instance"] for one in asked(server, "up")} == {HOSTNAME}
+    server.run("systemctl start mailwright-blocklists.service")
     # a misspelt name in a rule or in the dashboard would be quiet for ever
     words = (CHECKOUT / f"roles/metrics/templates{RULES}").read_text()
     words += (CHECKOUT / "docs/grafana-dashboard.json").read_text()
