@@ -65,7 +65,9 @@ options:
         description: Recipients in each hour of the clock. No limit when not set.
         type: int
   tenants:
-    description: Tenants of the normalised model. Others are removed, and so are their keys.
+    description:
+      - Tenants of the normalised model. Others are removed, and so are their keys.
+      - Domains that a tenant brought by the API are never changed, but switched off while there is no such tenant.
     type: list
     elements: dict
     default: []
@@ -163,6 +165,16 @@ class Wanted(NamedTuple):
     keys: list[key_rows.Row]
     limits: list[key_rows.Limit]
     tenants: key_rows.Tenants
+    tenant_names: set[str]
+
+
+class Found(NamedTuple):
+    """What there is."""
+
+    keys: list[key_rows.Row]
+    limits: list[key_rows.Limit]
+    tenants: key_rows.Tenants
+    brought: key_rows.Brought
 
 
 class Todo(NamedTuple):
@@ -173,6 +185,8 @@ class Todo(NamedTuple):
     add: list[key_rows.Limit]
     remove_tenants: key_rows.Tenants
     add_tenants: key_rows.Tenants
+    remove_brought: key_rows.Brought
+    add_brought: key_rows.Brought
 
 
 class Outcome(NamedTuple):
@@ -227,8 +241,9 @@ def main() -> None:
     try:
         cluster.database_name(module.params["dbname"])
         limits = [key_rows.Limit(**limit) for limit in module.params["limits"]]
+        names = {tenant["name"] for tenant in module.params["tenants"]}
         tenants = key_rows.wanted_tenants(module.params.pop("tenants"))
-        wanted = Wanted(key_rows.wanted(module.params.pop("keys")), limits, tenants)
+        wanted = Wanted(key_rows.wanted(module.params.pop("keys")), limits, tenants, names)
         outcome = examine(module, wanted) if module.check_mode else apply(module.params, wanted)
     except (ValueError, store.StoreError, directory_schema.SchemaError, RefusedError) as error:
         module.fail_json(msg=str(error))
@@ -252,7 +267,7 @@ def examine(module: AnsibleModule, wanted: Wanted) -> Outcome:
     params = module.params
     roles: dict[str, cluster.Role] = {}
     databases: dict[str, cluster.Database] = {}
-    found = Wanted([], [], key_rows.Tenants([], []))
+    found = Found([], [], key_rows.Tenants([], []), key_rows.Brought([], []))
     applied: dict[int, str] = {}
     try:
         with store.connect(params["socket"], store.ADMIN, store.ADMIN) as admin:
@@ -282,28 +297,35 @@ def apply(params: dict[str, Any], wanted: Wanted) -> Outcome:
             sending_store.write_keys(owner, todo.keys)
             sending_store.write_limits(owner, todo.remove, todo.add)
             sending_store.write_tenants(owner, todo.remove_tenants, todo.add_tenants)
+            sending_store.write_brought(owner, todo.remove_brought, todo.add_brought)
     return outcome(steps, migrations, todo)
 
 
-def read(owner: Any) -> Wanted:
+def read(owner: Any) -> Found:
     """What there is."""
-    return Wanted(
-        sending_store.read_keys(owner), sending_store.read_limits(owner), sending_store.read_tenants(owner)
-    )  # fmt: skip
+    return Found(
+        sending_store.read_keys(owner),
+        sending_store.read_limits(owner),
+        sending_store.read_tenants(owner),
+        sending_store.read_brought(owner),
+    )
 
 
-def checked_plan(found: Wanted, wanted: Wanted) -> Todo:
+def checked_plan(found: Found, wanted: Wanted) -> Todo:
     """The plan of keys, limits and tenants, if it may be carried out. Raises RefusedError."""
     conflicts = key_rows.conflicts(found.keys, wanted.keys)
     if conflicts:
         raise RefusedError("The inventory and the API disagree; no key was changed:\n" + "\n".join(conflicts))
     have, want = set(found.limits), set(wanted.limits)
+    brought = found.brought.of(wanted.tenant_names)
     return Todo(
         key_rows.plan(found.keys, wanted.keys),
         sorted(have - want, key=str),
         sorted(want - have, key=str),
         found.tenants.without(wanted.tenants),
         wanted.tenants.without(found.tenants),
+        found.brought.without(brought),
+        brought.without(found.brought),
     )
 
 
@@ -312,14 +334,14 @@ def outcome(steps: list[cluster.Step], migrations: list[directory_schema.Migrati
     added = [step.after for step in steps]
     added += [f"migration {schema.NAME} {migration.version} {migration.title}" for migration in migrations]
     removed = [step.before for step in steps if step.before is not None]
-    return Outcome(
-        removed
-        + [
-            str(row)
-            for row in (*todo.keys.remove, *todo.remove, *todo.remove_tenants.domains, *todo.remove_tenants.keys)
-        ],
-        added + [str(row) for row in (*todo.keys.add, *todo.add, *todo.add_tenants.domains, *todo.add_tenants.keys)],
-    )
+    going = (
+        *todo.keys.remove, *todo.remove, *todo.remove_tenants.domains, *todo.remove_tenants.keys,
+        *todo.remove_brought.domains, *todo.remove_brought.claims,
+    )  # fmt: skip
+    coming = (
+        *todo.keys.add, *todo.add, *todo.add_tenants.domains, *todo.add_tenants.keys, *todo.add_brought.domains,
+    )  # fmt: skip
+    return Outcome(removed + [str(row) for row in going], added + [str(row) for row in coming])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ A migration that has been released is never edited: the next change is a new ent
 from __future__ import annotations
 
 from ..directory.schema import Migration
-from . import schema_directory, schema_hooks, schema_pace, schema_resources, schema_tenants
+from . import schema_directory, schema_domains, schema_hooks, schema_pace, schema_resources, schema_tenants
 
 NAME = "api"
 # The web service, which sees one domain at a time; the dispatcher and what posts to webhooks, which see all. None has a
@@ -179,4 +179,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     *schema_pace.MIGRATIONS,
     *schema_directory.MIGRATIONS,
     *schema_tenants.MIGRATIONS,
+    *schema_domains.MIGRATIONS,
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..directory import store
 from . import webhooks
-from .key_rows import Limit, Plan, Row, TenantDomain, TenantKey, Tenants
+from .key_rows import Brought, BroughtDomain, Claim, Limit, Plan, Row, TenantDomain, TenantKey, Tenants
 
 
 def read_keys(owner: Any) -> list[Row]:
@@ -56,11 +56,14 @@ def write_limits(owner: Any, remove: Sequence[Limit], add: Sequence[Limit]) -> N
 
 
 def read_tenants(owner: Any) -> Tenants:
-    """All tenants' domains and keys; none where the schema does not know of any yet."""
+    """All tenants' domains, but for those that they brought, and keys; none where the schema does not know of any."""
     with store.translated("reading the tenants"):
         if owner.execute("SELECT to_regclass('api.tenant_key')").fetchone()[0] is None:
             return Tenants([], [])
-        domains = owner.execute("SELECT domain, tenant FROM api.tenant_domain").fetchall()
+        domains = owner.execute(
+            "SELECT domain, tenant FROM api.tenant_domain AS t WHERE NOT EXISTS ("
+            "SELECT FROM directory.domain AS d WHERE d.name = t.domain AND d.owner = 'api')"
+        ).fetchall()
         rows = owner.execute(
             "SELECT id, tenant, name, hash, scopes, requests_per_minute, recipients_per_hour FROM api.tenant_key"
         ).fetchall()
@@ -84,6 +87,36 @@ def write_tenants(owner: Any, remove: Tenants, add: Tenants) -> None:
                 "INSERT INTO api.tenant_key (id, tenant, name, hash, scopes, requests_per_minute, recipients_per_hour) "
                 "VALUES (%s, %s, %s, %s, %s, %s, %s)",
                 (*key[:4], list(key.scopes), *key[5:]),
+            )
+
+
+def read_brought(owner: Any) -> Brought:
+    """What tenants brought by the API; nothing where the schema does not know of it yet."""
+    with store.translated("reading the domains that tenants brought"):
+        if owner.execute("SELECT to_regclass('api.domain_claim')").fetchone()[0] is None:
+            return Brought([], [])
+        domains = owner.execute(
+            "SELECT d.name, t.tenant, d.enabled FROM directory.domain AS d "
+            "JOIN api.tenant_domain AS t ON t.domain = d.name WHERE d.owner = 'api' ORDER BY 1"
+        ).fetchall()
+        claims = owner.execute(
+            "SELECT name, tenant FROM api.domain_claim WHERE state NOT IN ('active', 'leaving') ORDER BY 1, 2"
+        ).fetchall()
+    return Brought([BroughtDomain(*row) for row in domains], [Claim(*row) for row in claims])
+
+
+def write_brought(owner: Any, remove: Brought, add: Brought) -> None:
+    """Switches domains on and off, and removes claims."""
+    with store.translated("writing the domains that tenants brought"), owner.transaction():
+        for domain in add.domains:
+            owner.execute(
+                "UPDATE directory.domain SET enabled = %s WHERE name = %s AND owner = 'api'",
+                (domain.enabled, domain.domain),
+            )
+        for claim in remove.claims:
+            owner.execute(
+                "DELETE FROM api.domain_claim WHERE name = %s AND tenant = %s AND state NOT IN ('active', 'leaving')",
+                claim,
             )
 
 

@@ -32,7 +32,7 @@ MAIL_PATH = (
 )  # fmt: skip
 # The units that read what a role's config_tree wrote, by the manifest's name.
 CONFIGURED = {
-    "api": ("mailwright-api.service", "mailwright-dispatch.service", "nginx.service"),
+    "api": ("mailwright-api.service", "mailwright-dispatch.service", "mailwright-domains.path", "nginx.service"),
     "base": ("systemd-journald.service",),
     "clamav": ("clamav-daemon.service", "clamav-freshclam.service"),
     "dovecot": ("dovecot.service",),

@@ -16,6 +16,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.sending.envelope
 from . import problems
 from .address_rows import AddressRows
 from .database import charge
+from .domain_rows import DomainRows
 from .email_rows import EmailRows, find_suppressed
 from .outgoing import Idempotency, Outgoing
 from .statistic_rows import StatisticRows
@@ -24,7 +25,7 @@ from .stream_rows import StreamRows
 from .template_rows import TemplateRows
 
 
-class Store(AddressRows, EmailRows, HookStore, StatisticRows, StreamRows, TemplateRows):
+class Store(AddressRows, DomainRows, EmailRows, HookStore, StatisticRows, StreamRows, TemplateRows):
     """All of it."""
 
     async def find_key(self, key_id: str) -> tuple[list[str], list[str], bytes, bool] | None:
