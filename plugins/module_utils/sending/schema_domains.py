@@ -9,8 +9,8 @@ from ..directory.schema import Migration
 
 _CLAIMS = r"""
 -- Who says that a name is his. Anybody may say so of any name, so nobody keeps it from its owner; one at most has
--- proved it. pending: the proof is looked for in the DNS until that time. verified: it was seen; the host makes ready to sign.
--- active: hosted. blocked: see problem. leaving: given up, and signing is still to end.
+-- proved it. pending: the proof is looked for in the DNS until that time. verified: it was seen; the host makes ready to
+-- sign. active: hosted. blocked: see problem. leaving: given up, and signing is still to end.
 CREATE TABLE api.domain_claim (
     name text NOT NULL,
     tenant text NOT NULL,
@@ -114,7 +114,7 @@ AS $body$
     UPDATE api.domain_claim AS c
        SET state = CASE WHEN c.state IN ('blocked', 'expired') THEN 'pending' ELSE c.state END,
            problem = '', until = now() + interval '7 days',
-           look_at = greatest(now(), c.looked_at + interval '10 seconds')
+           look_at = greatest(now(), c.looked_at + interval '3 seconds')
      WHERE c.name = verify_claim.name AND c.tenant = api.acting_tenant() AND c.state <> 'leaving'
 $body$;
 
@@ -220,7 +220,8 @@ BEGIN
     IF EXISTS (SELECT FROM directory.domain AS d WHERE d.name = forget_domain.name) THEN
         RAISE EXCEPTION '% is hosted here', name;
     END IF;
-    FOR place IN SELECT found FROM api.domain_rests(name) AS found WHERE found NOT IN ('audit', 'quota_usage') LOOP
+    FOR place IN SELECT r.place FROM api.domain_rests(name) AS r (place)
+                  WHERE r.place NOT IN ('audit', 'quota_usage') LOOP
         EXECUTE format('DELETE FROM api.%I WHERE domain = $1', place) USING name;
     END LOOP;
     DELETE FROM directory.quota_usage AS u WHERE split_part(u.address, '@', 2) = forget_domain.name;

@@ -59,8 +59,10 @@ def run(settings: Settings) -> None:
                 ready.append(claim)
         keys = {claim.name: _key(claim.name) for claim in ready}
         changed = _write_signing(keys)
-        if changed or any(claim.state != "active" for claim in claims):
-            _reload()
+        new = any(claim.state == "verified" for claim in ready)
+        # also where the files were written before: the run that did may not have come further
+        if changed or new:
+            _reload(wait=new)
         for claim in ready:
             _host(database, claim, *keys[claim.name], settings.admin)
         for claim in claims:
@@ -221,20 +223,20 @@ def _write(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _reload() -> None:
-    """Rspamd reads its configuration, and none of the processes that have the old one takes mail any more."""
-    before = set(_processes())
+def _reload(*, wait: bool) -> None:
+    """Let Rspamd read its configuration; wait until nothing that has the old one takes mail any more.
+
+    A process with the old one ends with its last connection, and after 50 seconds in any case (its task_timeout).
+    """
+    main, group = (_show(name) for name in ("MainPID", "ControlGroup"))
+    processes = Path(f"/sys/fs/cgroup{group}/cgroup.procs")
+    old = set(processes.read_text(encoding="ascii").split()) - {main}
     subprocess.run(["systemctl", "reload", "rspamd.service"], check=True, timeout=LEAVE_SECONDS)
-    main = _show("MainPID")
     end = time.monotonic() + LEAVE_SECONDS
-    while before & set(_processes()) - {main}:
+    while wait and old & set(processes.read_text(encoding="ascii").split()):
         if time.monotonic() > end:
             raise SystemExit("rspamd.service: processes with the configuration of before still run")
         time.sleep(0.1)
-
-
-def _processes() -> list[str]:
-    return Path(f"/sys/fs/cgroup{_show('ControlGroup')}/cgroup.procs").read_text(encoding="ascii").split()
 
 
 def _show(name: str) -> str:
