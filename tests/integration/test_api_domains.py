@@ -89,6 +89,10 @@ class Place:
             log = self.server.run("journalctl -u 'mailwright-domains*' -u mailwright-webhooks -n 40 --no-pager")
             raise AssertionError(f"{api.ask('GET', f'/domains/{name}').body}\n{log}") from None
 
+    def refresh_filter(self) -> None:
+        """Without this, its processes that have had mail stay for 50 seconds, and so long a new domain waits."""
+        self.server.run("systemctl restart rspamd")
+
     def bring(self, api: Api, name: str) -> dict[str, Any]:
         self.publish(self.claim(api, name)["records"][:1])
         return self.verify(api, name)
@@ -107,7 +111,7 @@ class Place:
             DELETE FROM api.tenant_domain WHERE domain IN ({names});
             DELETE FROM directory.domain WHERE owner = 'api';
             DELETE FROM api.domain_claim;
-            SELECT api.forget_domain(name) FROM api.domain_holder WHERE until IS NOT NULL AND name LIKE '%.peer.test'""")
+            SELECT api.forget_domain(name) FROM api.domain_holder WHERE name LIKE '%.peer.test'""")
         self.server.run(f"rm -rf {STORE}/* /var/vmail/*.peer.test; systemctl start mailwright-domains.service")
 
 
@@ -131,9 +135,8 @@ def tenants(lab: Lab, server: Server) -> Iterator[Place]:
 @pytest.fixture
 def place(tenants: Place) -> Iterator[Place]:
     """Tests begin and end without a domain of either."""
-    # a connection that is open keeps Rspamd's process of before, and a new domain waiting, for up to 50 seconds
-    tenants.server.run("systemctl restart mailwright-dispatch")
     try:
+        tenants.refresh_filter()
         yield tenants
     finally:
         tenants.withdraw()
@@ -279,6 +282,7 @@ def test_an_earlier_life_of_the_domain_keeps_others_out(place: Place, name: str,
         wait_until(lambda: not place.server.run(f"ls {STORE}/{name}.conf", check=False), 60, "the end of signing")
 
     give_back()
+    place.refresh_filter()
     assert place.sql(f"SELECT tenant, until IS NOT NULL FROM api.domain_holder WHERE name = '{name}'") == "first|t"
     again = place.bring(place.first, name)
     assert active["records"][-1]["value"] in [record["value"] for record in again["records"]]

@@ -9,8 +9,8 @@ from ..directory.schema import Migration
 
 _CLAIMS = r"""
 -- Who says that a name is his. Anybody may say so of any name, so nobody keeps it from its owner; one at most has
--- proved it. pending: the proof is looked for in the DNS until that time. verified: it was seen; the host makes ready to
--- sign. active: hosted. blocked: see problem. leaving: given up, and signing is still to end.
+-- proved it. pending: the proof is looked for in the DNS until that time. verified: it was seen, and the host makes
+-- ready to sign. active: hosted. blocked: see problem. leaving: given up, and signing is still to end.
 CREATE TABLE api.domain_claim (
     name text NOT NULL,
     tenant text NOT NULL,

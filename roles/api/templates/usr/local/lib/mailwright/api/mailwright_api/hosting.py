@@ -226,7 +226,7 @@ def _write(path: Path, content: bytes) -> None:
 def _reload(*, wait: bool) -> None:
     """Let Rspamd read its configuration; wait until nothing that has the old one takes mail any more.
 
-    A process with the old one ends with its last connection, and after 50 seconds in any case (its task_timeout).
+    One that has had mail stays for 50 seconds, and a connection that is open goes on there: Postfix keeps some.
     """
     main, group = (_show(name) for name in ("MainPID", "ControlGroup"))
     processes = Path(f"/sys/fs/cgroup{group}/cgroup.procs")
