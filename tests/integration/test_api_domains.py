@@ -136,7 +136,6 @@ def tenants(lab: Lab, server: Server) -> Iterator[Place]:
 def place(tenants: Place) -> Iterator[Place]:
     """Tests begin and end without a domain of either."""
     try:
-        tenants.refresh_filter()
         yield tenants
     finally:
         tenants.withdraw()
@@ -198,6 +197,7 @@ def test_a_domain_comes_sends_and_receives(place: Place, name: str, token: str) 
 
 def test_whose_a_domain_is(place: Place, name: str) -> None:
     """Anybody may claim a name; who proves it has it, and for the others it is not there."""
+    place.refresh_filter()
     by_first = place.claim(place.first, name)
     by_second = place.claim(place.second, name)
     assert by_first["records"][0]["value"] != by_second["records"][0]["value"]
@@ -266,6 +266,7 @@ def test_the_database_holds_it_without_the_service(place: Place, name: str) -> N
     assert place.first.ask("GET", f"/domains/{name}").body["state"] == "pending"
 
 
+@pytest.mark.faults
 def test_an_earlier_life_of_the_domain_keeps_others_out(place: Place, name: str, token: str) -> None:
     """Who gave it back finds all of it again. Others do not get it: for its mail, its rows, and for a week at all."""
     here, address = {"Mail-Domain": name}, f"erin@{name}"
@@ -354,6 +355,7 @@ def test_an_apply_leaves_them_alone(place: Place, name: str) -> None:
         assert (done.returncode == 0) is (not more), done.stdout[-3000:]
         return done.stdout
 
+    place.refresh_filter()
     active = place.bring(place.first, name)
     place.claim(place.first, f"other.{name}")
     before = place.server.run(f"cd {STORE} && find . -type f -exec sha256sum {{}} + | sort")
