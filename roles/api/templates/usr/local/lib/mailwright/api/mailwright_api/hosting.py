@@ -32,6 +32,7 @@ MAIL = Path("/var/vmail")
 # What went to somebody else's domain may be in the queue for five days, and come back as late.
 REST_DAYS = 7
 LEAVE_SECONDS = 90.0
+TAKEN = "The domain is hosted here for somebody else."
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def run(settings: Settings) -> None:
         claims = _claims(database)
         ready = [claim for claim in claims if claim.state == "active"]
         for claim in (claim for claim in claims if claim.state == "verified"):
-            problem = earlier_life(database, claim)
+            problem = _obstacle(database, claim)
             if problem:
                 _block(database, claim, problem)
             else:
@@ -89,8 +90,10 @@ def forget(name: str) -> None:
             webmail.execute("DELETE FROM users WHERE split_part(username, '@', 2) = %s", (name,))
 
 
-def earlier_life(database: Any, claim: Claim) -> str:
+def _obstacle(database: Any, claim: Claim) -> str:
     """What would show the tenant somebody else's mail, or ''."""
+    if _names(database, "SELECT name FROM directory.domain WHERE name = %s", claim.name):
+        return TAKEN
     row = database.execute(
         "SELECT tenant, until > now() - make_interval(days => %s) FROM api.domain_holder WHERE name = %s",
         (REST_DAYS, claim.name),
@@ -145,9 +148,8 @@ def _host(database: Any, claim: Claim, selector: str, text: str, admin: str) -> 
             "LOCK TABLE directory.domain, directory.mailbox, directory.alias, directory.sender "
             "IN SHARE ROW EXCLUSIVE MODE"
         )
-        taken = _names(database, "SELECT name FROM directory.domain WHERE name = %s", claim.name)
-        if taken:
-            _block(database, claim, "The domain is hosted here for somebody else.")
+        if _names(database, "SELECT name FROM directory.domain WHERE name = %s", claim.name):
+            _block(database, claim, TAKEN)
             return
         cursor = database.execute(
             "UPDATE api.domain_claim SET state = 'active', problem = '', look_at = now() "
