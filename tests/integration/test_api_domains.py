@@ -9,8 +9,11 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import dns.name
+import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 import pytest
@@ -57,9 +60,7 @@ class Place:
 
     def withdraw(self) -> None:
         for name, kind in self.published:
-            rrset = dns.rrset.RRset(
-                zones.dns.name.from_text(f"{name}."), zones.dns.rdataclass.IN, dns.rdatatype.from_text(kind)
-            )
+            rrset = dns.rrset.RRset(dns.name.from_text(f"{name}."), dns.rdataclass.IN, dns.rdatatype.from_text(kind))
             zones.send(self.lab.address("ns1"), self.tsig, "peer.test.", [rrset], delete=True)
         self.published.clear()
         self.forget()
@@ -122,8 +123,8 @@ def tenants(lab: Lab, server: Server) -> Iterator[Place]:
         f"('{key.id}', '{name}', 'all', '\\x{key.digest.hex()}', '{{{','.join(keys.SCOPES)}}}')"
         for name, key in made.items()
     )
-    apis = [Api(lab, server.name, key.text) for key in made.values()]
-    place = Place(lab, server, *apis, made)
+    first, second = (Api(lab, server.name, made[name].text) for name in TENANTS)
+    place = Place(lab, server, first, second, made)
     try:
         place.sql(f"INSERT INTO api.tenant_key (id, tenant, name, hash, scopes) VALUES {rows}")
         yield place
@@ -186,7 +187,7 @@ def test_a_domain_comes_sends_and_receives(place: Place, name: str, token: str) 
     with place.lab.submission(address, place.server.name, SECRET) as smtp:
         smtp.send_message(message(address, "dave@peer.test", f"{token} by SMTP"))
     for way in ("API", "SMTP"):
-        text = wait_until(lambda way=way: place.lab.dave_has(f"{token}.by.{way}"), 60, f"the mail by {way}")
+        text = wait_until(partial(place.lab.dave_has, f"{token}.by.{way}"), 60, f"the mail by {way}")
         verdicts = " ".join(re.findall(r"^Authentication-Results: peer.*(?:\n[ \t].*)*", text, re.MULTILINE))
         assert "dkim=pass" in verdicts and f"header.d={name}" in verdicts, verdicts
         assert "dmarc=pass" in verdicts, verdicts
