@@ -14,14 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dns.rrset
 import pytest
 import yaml
+import zones
 from ansible_collections.mailwright.server.tests.integration.conftest import Server, Stranger
+from ansible_collections.mailwright.server.tests.integration.sending import Api, temporary_keys
 from ansible_collections.mailwright.server.tests.integration.throwaway import recap
 from connection import CHECKOUT, Lab, message, wait_until
 
 HOSTNAME = "mx1.acme.test"
-SOURCES = ("mail", "rspamd", "dovecot", "node", "postgresql")
+SOURCES = ("mail", "rspamd", "dovecot", "node", "postgresql", "api")
 UNITS = ("mailwright-exporter", "prometheus-node-exporter", "prometheus-postgres-exporter", "prometheus")
 RULES = "/etc/prometheus/mailwright/alerts.yml"
 # peer asks: http.client would look the name up
@@ -44,6 +47,9 @@ def inventory(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     variables = inventory["mailservers"]["vars"]
     variables["mail_features"] = {**variables.get("mail_features", {}), "metrics": True, "prometheus": True}
     variables["metrics_scrapers"] = [lab.address("peer")]
+    variables["mail_blocklists"] = {
+        "addresses": ["bl.lab.test", "listing.lab.test", "everything.lab.test"], "domains": ["domains.lab.test"]
+    }  # fmt: skip
     path = tmp_path_factory.mktemp("metrics") / "inventory.yml"
     path.write_text(yaml.safe_dump(inventory))
     try:
@@ -119,6 +125,60 @@ def test_mail_is_counted_and_nobody_is_named(server: Server, stranger: Stranger)
     server.discard("bob@acme.test", "counted")
 
 
+@pytest.fixture
+def blocklists(lab: Lab) -> Iterator[None]:
+    """Beside the lab's bl.lab.test, which has its test entry alone: two that list the host, and one that lists all."""
+    tsig = json.loads((lab.state / "lab.json").read_text())["tsig"]
+    host = ".".join(reversed(lab.address("mx1").split(".")))
+    records = [
+        dns.rrset.from_text(f"{name}.lab.test.", 60, "IN", kind, value)
+        for name, kind, value in (
+            ("2.0.0.127.listing", "A", "127.0.0.2"),
+            (f"{host}.listing", "A", "127.0.0.3"),
+            (f"{host}.listing", "TXT", '"sends spam"'),
+            ("*.everything", "A", "127.0.0.2"),
+            ("acme.test.domains", "A", "127.0.1.2"),
+            ("globex.test.domains", "A", "127.0.1.2"),
+        )
+    ]
+    forget = "unbound-control -q flush_zone lab.test"
+    zones.send(lab.address("ns1"), tsig, "lab.test.", records)
+    try:
+        lab.ssh("mx1", forget)
+        yield
+    finally:
+        zones.send(lab.address("ns1"), tsig, "lab.test.", records, delete=True)
+        lab.ssh("mx1", forget)
+
+
+@pytest.mark.usefixtures("inventory", "blocklists")
+def test_what_blocklists_say_is_a_figure_and_the_api_s_answer(lab: Lab, server: Server) -> None:
+    server.run("systemctl start mailwright-blocklists.service")
+    now = figures(server)
+    names = {"bl": 0, "listing": 1, "everything": 0, "domains": 2}
+    assert {name: now[f'mailwright_blocklist_listed{{list="{name}.lab.test"}}'] for name in names} == names
+    assert [name for name in names if now[f'mailwright_blocklist_usable{{list="{name}.lab.test"}}'] == 0] == [
+        "everything"
+    ]
+    with temporary_keys(lab, server.name, {"name": "rates", "domain": "acme.test", "scopes": ["statistics.read"]}) as (
+        key,
+    ):
+        answer = Api(lab, server.name, key).ask("GET", "/deliverability/blocklists").body
+    address = lab.address("mx1")
+    assert answer["asked_at"] is not None
+    assert [(one["list"], one["subject"], one["listed"]) for one in answer["data"]] == [
+        ("bl.lab.test", address, False),
+        # its own domain alone
+        ("domains.lab.test", "acme.test", True),
+        ("everything.lab.test", address, None),
+        ("listing.lab.test", address, True),
+    ]
+    assert answer["data"][-1]["detail"] == "127.0.0.3 sends spam"
+    # what is hours old says nothing about today
+    server.run("""sed -i 's/"at": [0-9]*/"at": 1/' /var/lib/mailwright-blocklists/answers.json""")
+    assert not [name for name in figures(server) if "blocklist" in name]
+
+
 @pytest.mark.usefixtures("inventory")
 def test_the_queue_and_the_certificate_are_the_real_ones(server: Server) -> None:
     server.run("systemctl stop dovecot.service dovecot.socket", check=False)
@@ -143,6 +203,7 @@ def test_prometheus_reads_them_all_and_knows_the_rules(server: Server) -> None:
     wait_until(lambda: len(asked(server, "up == 1")) == len(SOURCES), 90, "every source was read", every=3)
     assert {one["metric"]["job"] for one in asked(server, "up")} == set(SOURCES)
     assert {one["metric"]["instance"] for one in asked(server, "up")} == {HOSTNAME}
+    server.run("systemctl start mailwright-blocklists.service")
     # a misspelt name in a rule or in the dashboard would be quiet for ever
     words = (CHECKOUT / f"roles/metrics/templates{RULES}").read_text()
     words += (CHECKOUT / "docs/grafana-dashboard.json").read_text()
@@ -170,5 +231,6 @@ def test_switched_off_nothing_is_left(lab: Lab, server: Server, inventory: Path)
     assert recap(done, "mx1")["failed"] == 0, done.stdout[-3000:]
     for unit in UNITS:
         assert server.show(f"{unit}.service", "ActiveState") == "inactive", unit
+    assert server.show("mailwright-blocklists.timer", "ActiveState") == "inactive"
     assert page(server, "mail")[0] == 404
     assert recap(lab.playbook("mailwright.server.site"), "mx1")["changed"] == 0

@@ -140,6 +140,9 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("reports", "/etc/systemd/system/mailwright-reports.service", "unknown-key", swapped("UMask=", "Umaks=")),
     ("reports", "/etc/systemd/system/mailwright-tls-results.socket", "bad-mode", swapped("0600", "rw-------")),
     ("reports", "/usr/local/lib/mailwright/send-tls-reports", "unclosed", swapped("send(", "send((")),
+    ("reports", "/etc/mailwright/blocklists.json", "no-lists", swapped("'lists'", "'list'")),
+    ("reports", "/etc/systemd/system/mailwright-blocklists.timer", "bad-time", swapped("=1h", "=hourly")),
+    ("reports", "/usr/local/lib/mailwright/ask-blocklists", "unclosed", swapped("listings(", "listings((")),
     ("roundcube", "/etc/nginx/mailwright.d/webmail.conf", "wrong-path", added("include /etc/nginx/none.conf;")),
     ("roundcube", "/etc/php/8.4/fpm/pool.d/www.conf", "no-such-user", swapped("user = www-data", "user = nobody2")),
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from ansible_collections.mailwright.server.plugins.module_utils.reports import message as letters
 from ansible_collections.mailwright.server.plugins.module_utils.reports.dmarc import DmarcReport
+from ansible_collections.mailwright.server.tests.integration.sending import Api, temporary_keys
 from connection import Lab, message, wait_until
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ for text in json.load(sys.stdin):
 ENOUGH = 3
 
 
-def dmarc_report(token: str, domain: str = "acme.test") -> bytes:
+def dmarc_report(token: str, domain: str = "acme.test", *dkim: str) -> bytes:
+    """One row; `dkim` are the signatures' domains, each verified."""
+    results = "".join(f"<dkim><domain>{one}</domain><result>pass</result></dkim>" for one in dkim)
     return gzip.compress(
         f"""<?xml version="1.0"?>
         <feedback>
@@ -55,7 +58,7 @@ def dmarc_report(token: str, domain: str = "acme.test") -> bytes:
               <policy_evaluated><disposition>quarantine</disposition><dkim>fail</dkim><spf>fail</spf></policy_evaluated>
             </row>
             <identifiers><header_from>{domain}</header_from></identifiers>
-            <auth_results><spf><domain>spoofer.example</domain><result>none</result></spf></auth_results>
+            <auth_results>{results}<spf><domain>spoofer.example</domain><result>none</result></spf></auth_results>
           </record>
         </feedback>
         """.encode()
@@ -166,6 +169,47 @@ def test_a_report_that_proves_its_sender_takes_the_place_of_one_that_does_not(
     take(server, 1)
     assert rows(server, query) == ["peer.test|t"]
     assert rows(server, f"SELECT domain FROM reports.dmarc_sources WHERE '{intake}' = ANY (reporters)") == ["acme.test"]
+
+
+def test_the_view_takes_any_number_of_results(server: Server, intake: str) -> None:
+    signers: tuple[tuple[str, ...], ...] = ((), ("other.example",), ("other.example", "list.example"))
+    for dkim in signers:
+        server.lab.dave_sends(letter(intake, dmarc_report(intake, "acme.test", *dkim)), server.name)
+    take(server, len(signers))
+    (row,) = rows(
+        server, f"SELECT messages, failed, dkim, spf FROM reports.dmarc_sources WHERE '{intake}' = ANY (reporters)"
+    )
+    assert row == '21|21|{other.example=pass,"other.example=pass list.example=pass"}|{spoofer.example=none}'
+
+
+def test_the_api_says_it_to_the_domain_s_key_alone(server: Server, intake: str) -> None:
+    server.lab.dave_sends(letter(intake, dmarc_report(intake)), server.name)
+    server.lab.dave_sends(letter(intake, tls_report(intake, "globex.test")), server.name)
+    take(server, 2)
+    wanted = [
+        {"name": "reports", "domain": name, "scopes": ["statistics.read"]} for name in ("acme.test", "globex.test")
+    ]
+    with temporary_keys(server.lab, server.name, *wanted) as (acme, globex):
+        said = {
+            name: [Api(server.lab, server.name, key).ask("GET", f"/deliverability/{name}") for key in (acme, globex)]
+            for name in ("dmarc", "tls")
+        }
+    assert {answer.status for answers in said.values() for answer in answers} == {200}
+    mine, other = ([one for one in answer.body["data"] if intake in one["reporters"]] for answer in said["dmarc"])
+    assert other == []
+    (source,) = mine
+    assert (source["source"], source["messages"], source["failed"]) == ("203.0.113.66", 7, 7)
+    assert (source["dkim"], source["spf"]) == ([], ["spoofer.example=none"])
+    other, mine = ([one for one in answer.body["failures"] if intake in one["reporters"]] for answer in said["tls"])
+    assert other == []
+    (failure,) = mine
+    assert (failure["policy"], failure["result"], failure["host"]) == (
+        "sts",
+        "certificate-host-mismatch",
+        "mx1.acme.test",
+    )
+    sessions = {one["policy"]: one for one in said["tls"][1].body["sessions"]}
+    assert sessions["sts"]["successful"] >= 8 and sessions["sts"]["failed"] >= 2
 
 
 def test_nobody_writes_to_the_intakes_own_address(stranger: Stranger) -> None:

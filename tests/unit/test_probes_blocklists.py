@@ -15,7 +15,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.probes.blocklist
     query_name,
     read,
 )
-from ansible_collections.mailwright.server.plugins.module_utils.probes.dns import Reply
+from ansible_collections.mailwright.server.plugins.module_utils.probes.resolver import Reply
 
 BARE = {
     "mail_hostname": "mx1.acme.test",

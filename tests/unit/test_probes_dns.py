@@ -11,7 +11,8 @@ import pytest
 from ansible_collections.mailwright.server.plugins.module_utils.dns.records import record_set
 from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value
 from ansible_collections.mailwright.server.plugins.module_utils.probes import dns
-from ansible_collections.mailwright.server.plugins.module_utils.probes.dns import Key, Reply
+from ansible_collections.mailwright.server.plugins.module_utils.probes.dns import Key
+from ansible_collections.mailwright.server.plugins.module_utils.probes.resolver import Reply
 from ansible_collections.mailwright.server.plugins.module_utils.probes.result import Result
 
 HOST = "mx1.acme.test"

@@ -207,9 +207,25 @@ GRANT SELECT, INSERT, DELETE ON ALL TABLES IN SCHEMA reports TO reports;
 REVOKE INSERT, DELETE ON reports.dmarc_sources, reports.tls_failures FROM reports;
 """
 
+_SOURCES = r"""
+-- As before, whatever the number of results: arrays of different lengths, and empty ones, cannot be gathered in one.
+CREATE OR REPLACE VIEW reports.dmarc_sources AS
+SELECT d.domain, d.source_ip, sum(d.messages) AS messages,
+       coalesce(sum(d.messages) FILTER (WHERE NOT d.dkim_aligned AND NOT d.spf_aligned), 0) AS failed,
+       array_agg(DISTINCT r.reporter) AS reporters,
+       array_agg(DISTINCT array_to_string(d.dkim_results, ' ')) FILTER (WHERE d.dkim_results <> '{}') AS dkim,
+       array_agg(DISTINCT array_to_string(d.spf_results, ' ')) FILTER (WHERE d.spf_results <> '{}') AS spf,
+       max(r.period_end) AS last
+  FROM reports.dmarc d JOIN reports.report r ON r.id = d.report
+ WHERE r.authenticated AND r.received_at > now() - interval '30 days'
+ GROUP BY d.domain, d.source_ip
+ ORDER BY failed DESC, messages DESC;
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "domains, mailboxes, aliases, senders", _FIRST),
     Migration(2, "reports on DMARC and TLS", _REPORTS),
+    Migration(3, "reports on DMARC: sources with any number of results", _SOURCES),
 )
 
 

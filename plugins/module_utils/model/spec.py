@@ -638,7 +638,7 @@ OPTIONS: Options = {
         "type": "dict",
         "options": BLOCKLIST_OPTIONS,
         "description": [
-            "Let the status report ask DNS blocklists for the host's addresses and the enabled domains.",
+            "Ask DNS blocklists for the host's addresses and the enabled domains, hourly and in the status report.",
             "C({}) does it with the default lists. None is asked when not set.",
         ],
     },

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
-from ansible_collections.mailwright.server.plugins.module_utils.probes import dns
+from ansible_collections.mailwright.server.plugins.module_utils.probes import resolver
+from ansible_collections.mailwright.server.plugins.module_utils.probes.listings import Listing, is_address
 from ansible_collections.mailwright.server.plugins.module_utils.probes.result import Result, Status
 
 WORKERS = 16
@@ -42,14 +43,13 @@ class Question(NamedTuple):
 
 def query_name(question: Question) -> str:
     """The name to look up: octets or nibbles of an address in reverse, then the list."""
-    try:
-        address = ipaddress.ip_address(question.subject)
-    except ValueError:
+    if not is_address(question.subject):
         return f"{question.subject}.{question.zone}."
+    address = ipaddress.ip_address(question.subject)
     return f"{address.reverse_pointer.removesuffix('.in-addr.arpa').removesuffix('.ip6.arpa')}.{question.zone}."
 
 
-def read(reply: dns.Reply) -> Answer:
+def read(reply: resolver.Reply) -> Answer:
     """What the answer to a question for type A means. What is no code of a list never counts as listed."""
     if reply.error is not None:
         return Answer("unusable", reply.error)
@@ -78,13 +78,13 @@ def evaluate(answers: Sequence[tuple[Question, Answer]], unusable: dict[str, str
     return Result("blocklists", "reports", status, lines[0] if lines else fine, tuple(lines[1:]), data=data)
 
 
-def _self_test(zone: str, has_addresses: bool, ask: Callable[[Question], Answer]) -> str | None:
+def _self_test(zone: str, has_addresses: bool, answer_to: Callable[[Question], Answer]) -> str | None:
     """Why what this list says is worth nothing; None: it can be asked."""
-    absent = ask(Question(zone, UNLISTED_ADDRESS if has_addresses else UNLISTED_DOMAIN))
+    absent = answer_to(Question(zone, UNLISTED_ADDRESS if has_addresses else UNLISTED_DOMAIN))
     if absent.verdict != "not listed":
         return absent.words if absent.verdict == "unusable" else f"it lists everything: {absent.words}"
     if has_addresses:
-        present = ask(Question(zone, LISTED_ADDRESS))
+        present = answer_to(Question(zone, LISTED_ADDRESS))
         if present.verdict != "listed":
             return present.words or f"it does not list its test entry {LISTED_ADDRESS}"
     return None
@@ -95,32 +95,56 @@ def _printable(value: str) -> str:
     return "".join(char for char in value.strip('"') if char.isascii() and char.isprintable())[:LONGEST_REASON]
 
 
-def probe(
+def ask(
     addresses: Sequence[str], domains: Sequence[str], address_lists: Sequence[str], domain_lists: Sequence[str],
     timeout: float,
-) -> list[Result]:  # fmt: skip
-    """Ask every list that passes its test, by the host's own resolver; `timeout` in seconds for one question."""
-    if not dns.HAVE_LIBRARIES:
-        return [Result("blocklists", "reports", "fail", "python3-dnspython is not installed on the host")]
-    resolver = dns.Resolver(timeout)
+) -> tuple[list[tuple[Question, Answer]], dict[str, str]]:  # fmt: skip
+    """Ask every list that passes its test, by the host's own resolver; `timeout` in seconds for one question.
 
-    def ask(question: Question) -> Answer:
-        answer = read(resolver.ask(query_name(question), "A"))
+    Gives the answers, and why each of the other lists cannot be asked.
+    """
+    resolving = resolver.Resolver(timeout)
+
+    def answer_to(question: Question) -> Answer:
+        answer = read(resolving.ask(query_name(question), "A"))
         if answer.verdict == "listed":
-            said = resolver.ask(query_name(question), "TXT").values
+            said = resolving.ask(query_name(question), "TXT").values
             return Answer("listed", " ".join([answer.words, *map(_printable, said)]))
         return answer
 
     asked = [(zone, addresses, True) for zone in address_lists] + [(zone, domains, False) for zone in domain_lists]
     with ThreadPoolExecutor(WORKERS) as pool:
-        tests = pool.map(lambda entry: _self_test(entry[0], entry[2], ask), asked)
+        tests = pool.map(lambda entry: _self_test(entry[0], entry[2], answer_to), asked)
         unusable = {entry[0]: why for entry, why in zip(asked, tests, strict=True) if why is not None}
-        questions = list(_questions(asked, unusable))
-        answers = list(zip(questions, pool.map(ask, questions), strict=True))
-    return [evaluate(answers, unusable)]
+        questions = [
+            Question(zone, subject) for zone, subjects, _kind in asked if zone not in unusable for subject in subjects
+        ]
+        return list(zip(questions, pool.map(answer_to, questions), strict=True)), unusable
 
 
-def _questions(asked: Sequence[tuple[str, Sequence[str], bool]], unusable: dict[str, str]) -> Iterator[Question]:
-    for zone, subjects, _has_addresses in asked:
-        if zone not in unusable:
-            yield from (Question(zone, subject) for subject in subjects)
+def probe(
+    addresses: Sequence[str], domains: Sequence[str], address_lists: Sequence[str], domain_lists: Sequence[str],
+    timeout: float,
+) -> list[Result]:  # fmt: skip
+    """Ask, and judge."""
+    if not resolver.HAVE_LIBRARIES:
+        return [Result("blocklists", "reports", "fail", "python3-dnspython is not installed on the host")]
+    return [evaluate(*ask(addresses, domains, address_lists, domain_lists, timeout))]
+
+
+def listings(
+    addresses: Sequence[str], domains: Sequence[str], address_lists: Sequence[str], domain_lists: Sequence[str],
+    timeout: float,
+) -> list[Listing]:  # fmt: skip
+    """Ask, and write down what every list says of every address or domain, or why it says nothing."""
+    answers, unusable = ask(addresses, domains, address_lists, domain_lists, timeout)
+    found = [
+        Listing(question.zone, question.subject, None if answer.verdict == "unusable" else answer.verdict == "listed",
+                answer.words)
+        for question, answer in answers
+    ]  # fmt: skip
+    for lists, subjects in ((address_lists, addresses), (domain_lists, domains)):
+        found += [
+            Listing(zone, subject, None, unusable[zone]) for zone in lists if zone in unusable for subject in subjects
+        ]
+    return sorted(found, key=lambda one: (one.zone, one.subject))

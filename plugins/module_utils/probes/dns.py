@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,31 +16,14 @@ from ansible_collections.mailwright.server.plugins.module_utils.dkim.generate im
 from ansible_collections.mailwright.server.plugins.module_utils.dkim.rotation import signing
 from ansible_collections.mailwright.server.plugins.module_utils.dkim.state import STATE_FILE, parse_state, wanted_text
 from ansible_collections.mailwright.server.plugins.module_utils.dns.records import record_set
-from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, text_value, zone_text
+from ansible_collections.mailwright.server.plugins.module_utils.dns.rrset import RRset, zone_text
+from ansible_collections.mailwright.server.plugins.module_utils.probes.resolver import HAVE_LIBRARIES, Reply, Resolver
 from ansible_collections.mailwright.server.plugins.module_utils.probes.result import Result, Status, worst
-
-try:
-    import dns.exception
-    import dns.resolver
-    import dns.reversename
-except ImportError:
-    HAVE_LIBRARIES = False
-else:
-    HAVE_LIBRARIES = True
 
 KEYS = "/var/lib/mailwright/dkim"
 SIGNING = "/etc/rspamd/local.d/dkim_signing.conf"
 # Questions under way at a time.
 WORKERS = 16
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What the resolver says of a name and type: record data in the form of RRset.values (none: there are none),
-    or why it cannot say."""
-
-    values: tuple[str, ...] = ()
-    error: str | None = None
 
 
 Finding = tuple[Status, str]
@@ -225,42 +207,6 @@ def _derived_text(algorithm: str, path: str) -> str | None:
         return public_text(algorithm, Path(path).read_bytes())
     except OSError:
         return None
-
-
-class Resolver:
-    """The host's own resolver, with an answer for every question. Safe to ask from several threads."""
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
-        self._local = threading.local()
-
-    def ask(self, name: str, kind: str) -> Reply:
-        """Ask for a name (absolute) and type; TXT comes as text_value writes it."""
-        if not hasattr(self._local, "resolver"):
-            self._local.resolver = dns.resolver.Resolver()
-            self._local.resolver.lifetime = self._timeout
-        try:
-            answer = self._local.resolver.resolve(name, kind, search=False)
-        except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
-            return Reply()
-        except dns.resolver.NoNameservers:
-            return Reply(error="SERVFAIL")
-        except dns.exception.Timeout:
-            return Reply(error="no answer in time")
-        except dns.exception.DNSException as error:
-            return Reply(error=str(error))
-        return Reply(tuple(sorted(_value(record, kind) for record in answer)))
-
-    def reverse(self, address: str) -> Reply:
-        """Ask for the names of an address."""
-        return self.ask(dns.reversename.from_address(address).to_text(), "PTR")
-
-
-def _value(record: Any, kind: str) -> str:
-    if kind == "TXT":
-        return text_value(b"".join(record.strings))
-    text: str = record.to_text()
-    return text if kind in ("A", "AAAA") else text.lower()
 
 
 def probe(model: Mapping[str, Any], timeout: float) -> list[Result]:

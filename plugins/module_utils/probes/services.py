@@ -50,6 +50,7 @@ UNITS: tuple[tuple[str, str | None], ...] = (
     ("mailwright-tls-results.socket", "tls_reports"),
     ("mailwright-tls-results.service", "tls_reports"),
     ("mailwright-tls-reports.timer", "tls_reports"),
+    ("mailwright-blocklists.timer", "blocklists"),
 )
 JAILS: tuple[tuple[str, str | None], ...] = (
     ("sshd", None),

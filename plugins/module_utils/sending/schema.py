@@ -9,7 +9,15 @@ A migration that has been released is never edited: the next change is a new ent
 from __future__ import annotations
 
 from ..directory.schema import Migration
-from . import schema_directory, schema_domains, schema_hooks, schema_pace, schema_resources, schema_tenants
+from . import (
+    schema_directory,
+    schema_domains,
+    schema_hooks,
+    schema_pace,
+    schema_reports,
+    schema_resources,
+    schema_tenants,
+)
 
 NAME = "api"
 # The web service, which sees one domain at a time; the dispatcher and what posts to webhooks, which see all. None has a
@@ -180,4 +188,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     *schema_directory.MIGRATIONS,
     *schema_tenants.MIGRATIONS,
     *schema_domains.MIGRATIONS,
+    *schema_reports.MIGRATIONS,
 )

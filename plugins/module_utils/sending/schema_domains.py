@@ -205,6 +205,10 @@ BEGIN
     IF EXISTS (SELECT FROM directory.quota_usage AS u WHERE split_part(u.address, '@', 2) = domain_rests.name) THEN
         RETURN NEXT 'quota_usage';
     END IF;
+    IF EXISTS (SELECT FROM reports.dmarc AS d WHERE d.domain = domain_rests.name)
+       OR EXISTS (SELECT FROM reports.tls AS t WHERE t.domain = domain_rests.name) THEN
+        RETURN NEXT 'reports';
+    END IF;
 END
 $body$;
 
@@ -221,10 +225,12 @@ BEGIN
         RAISE EXCEPTION '% is hosted here', name;
     END IF;
     FOR place IN SELECT r.place FROM api.domain_rests(name) AS r (place)
-                  WHERE r.place NOT IN ('audit', 'quota_usage') LOOP
+                  WHERE r.place NOT IN ('audit', 'quota_usage', 'reports') LOOP
         EXECUTE format('DELETE FROM api.%I WHERE domain = $1', place) USING name;
     END LOOP;
     DELETE FROM directory.quota_usage AS u WHERE split_part(u.address, '@', 2) = forget_domain.name;
+    DELETE FROM reports.dmarc AS d WHERE d.domain = forget_domain.name;
+    DELETE FROM reports.tls AS t WHERE t.domain = forget_domain.name;
     UPDATE api.audit AS a SET domain = a.domain || ' until ' || now() WHERE a.domain = forget_domain.name;
     DELETE FROM api.domain_holder AS h WHERE h.name = forget_domain.name;
 END

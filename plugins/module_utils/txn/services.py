@@ -32,7 +32,13 @@ MAIL_PATH = (
 )  # fmt: skip
 # The units that read what a role's config_tree wrote, by the manifest's name.
 CONFIGURED = {
-    "api": ("mailwright-api.service", "mailwright-dispatch.service", "mailwright-domains.path", "nginx.service"),
+    "api": (
+        "mailwright-api.service",
+        "mailwright-dispatch.service",
+        "mailwright-webhooks.service",
+        "mailwright-domains.path",
+        "nginx.service",
+    ),
     "base": ("systemd-journald.service",),
     "clamav": ("clamav-daemon.service", "clamav-freshclam.service"),
     "dovecot": ("dovecot.service",),
@@ -48,6 +54,7 @@ CONFIGURED = {
         "mailwright-tls-results.socket",
         "mailwright-tls-results.service",
         "mailwright-tls-reports.timer",
+        "mailwright-blocklists.timer",
     ),
     "resolver": ("unbound.service",),
     "roundcube": ("php8.4-fpm.service", "nginx.service"),

@@ -16,7 +16,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from . import addresses, domains, emails, hooks, resources, statistics, streams, templates, warmup
+from . import addresses, domains, emails, hooks, reports, resources, statistics, streams, templates, warmup
 from .outgoing import rate_headers
 from .problems import MEDIA_TYPE, ApiError, not_found
 from .renderer import Renderer
@@ -303,7 +303,7 @@ def build_app(store: Any, settings: Settings | None) -> FastAPI:
         responses={"default": {"model": resources.ProblemDetails, "description": "RFC 9457"}},
     )
     app.state.store, app.state.settings, app.state.accepted = store, settings, 0
-    for part in (emails, templates, streams, statistics, warmup, hooks, addresses, domains):
+    for part in (emails, templates, streams, statistics, reports, warmup, hooks, addresses, domains):
         app.include_router(part.router)
     app.include_router(router)
     app.exception_handlers |= {

@@ -39,6 +39,28 @@ class StatisticRows(Database):
             names = ("provider", "stage", "paused_until", "waiting")
             return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
 
+    async def dmarc_sources(self, domain: str) -> list[dict[str, Any]]:
+        """Who sent in the domain's name, as others report."""
+        names = ("source", "messages", "failed", "reporters", "dkim", "spf", "last")
+        async with self._domain(domain) as connection:
+            cursor = await connection.execute(
+                "SELECT source, messages, failed, reporters, dkim, spf, last FROM api.dmarc_sources()"
+            )
+            return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
+
+    async def tls_reports(self, domain: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Sessions by policy, and failures, as others report."""
+        names = ("policy", "result", "host", "sessions", "reason", "reporters", "last")
+        async with self._domain(domain) as connection:
+            cursor = await connection.execute("SELECT policy, successful, failed FROM api.tls_sessions()")
+            sessions = [
+                dict(zip(("policy", "successful", "failed"), row, strict=True)) for row in await cursor.fetchall()
+            ]
+            cursor = await connection.execute(
+                "SELECT policy, result, host, sessions, reason, reporters, last FROM api.tls_failures()"
+            )
+            return sessions, [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
+
     async def warmup_figures(self) -> list[tuple[str, str, int]]:
         """For the metrics, as figures."""
         async with self._connection() as connection:

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
+from ansible_collections.mailwright.server.plugins.module_utils.probes import listings
 from ansible_collections.mailwright.server.plugins.module_utils.sending.compose import Problem
 from fastapi import Query, Request
 from pydantic import BaseModel, Field
@@ -94,6 +97,22 @@ class Deliverability(BaseModel):
     providers: list[Rates]
 
 
+class Listing(BaseModel):
+    """What a list says."""
+
+    list: str = Field(description="The list, by its zone.")
+    subject: str = Field(description="An address of the host, or the domain.")
+    listed: bool | None = Field(description="null: the list cannot be asked.")
+    detail: str = Field(description="Its code and its reason, or why it cannot be asked.")
+
+
+class Listings(BaseModel):
+    """By list. None where the host asks none, or could not for hours."""
+
+    asked_at: datetime | None
+    data: list[Listing]
+
+
 @router.get("/statistics", response_model=Summary, summary="Count what became of messages")
 @scope("statistics.read")
 async def summary(request: Request, caller: Known, since: Since = None, until: Until = None) -> Any:
@@ -135,6 +154,23 @@ async def deliverability(request: Request, caller: Known, since: Since = None, u
     return {
         "since": first, "until": last, "overall": _rates({"provider": "", **_sum(cells)}),
         "providers": [_rates(entry) for entry in _providers(cells) if entry["provider"]],
+    }  # fmt: skip
+
+
+@router.get("/deliverability/blocklists", response_model=Listings, summary="See what blocklists say")
+@scope("statistics.read")
+async def blocklists(caller: Known) -> Any:
+    """Of the host's addresses and the domain. The host asks once an hour."""
+    answers = await asyncio.to_thread(listings.load, time.time())
+    if answers is None:
+        return {"asked_at": None, "data": []}
+    return {
+        "asked_at": datetime.fromtimestamp(answers.at, UTC),
+        "data": [
+            {"list": one.zone, "subject": one.subject, "listed": one.listed, "detail": one.words}
+            for one in answers.listings
+            if one.subject == caller.domain or listings.is_address(one.subject)
+        ],
     }  # fmt: skip
 
 

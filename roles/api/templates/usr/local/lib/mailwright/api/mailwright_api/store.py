@@ -312,7 +312,11 @@ class Store(AddressRows, DomainRows, EmailRows, HookStore, StatisticRows, Stream
         """For the metrics: name, label, how many."""
         async with self._connection() as connection:
             cursor = await connection.execute("SELECT name, label, count FROM api.figures()")
-            return [(row[0], row[1], row[2]) for row in await cursor.fetchall()]
+            found = {(row[0], row[1]): row[2] for row in await cursor.fetchall()}
+        # there from the start, so that the first one is an increase
+        for status in ("pending", "delivered", "failed"):
+            found.setdefault(("webhook_deliveries", status), 0)
+        return [(name, label, count) for (name, label), count in found.items()]
 
 
 def _name_taken() -> problems.ApiError:
