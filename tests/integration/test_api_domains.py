@@ -156,6 +156,7 @@ def mailbox(api: Api, address: str) -> None:
 
 def test_a_domain_comes_sends_and_receives(place: Place, name: str, token: str) -> None:
     """Nothing of it is accepted before its proof; then it is signed for."""
+    place.refresh_filter()
     claimed = place.claim(place.first, name.upper())
     assert (claimed["name"], claimed["state"]) == (name, "pending")
     proof = claimed["records"][0]
