@@ -39,7 +39,8 @@ class Proofs:
         self.rung: tuple[float, Sequence[tuple[str, str]]] = (0.0, ())
 
     async def watch(self) -> None:
-        """For ever."""
+        """For ever. The host looks once in any case: after a restore, database and keys may be of different times."""
+        BELL.write_text("start\n", encoding="ascii")
         while True:
             async with self.pool.connection() as connection:
                 cursor = await connection.execute(
