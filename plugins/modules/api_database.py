@@ -66,7 +66,9 @@ options:
         description: Recipients in each hour of the clock. No limit when not set.
         type: int
   tenants:
-    description: Tenants of the normalised model. Other ones of the inventory are removed, and so are their keys.
+    description:
+      - Tenants of the normalised model. Other ones of the inventory are removed, and so are their keys.
+      - Domains that a tenant brought by the API are never changed, but switched off while there is no such tenant.
     type: list
     elements: dict
     default: []
@@ -186,6 +188,16 @@ class Wanted(NamedTuple):
     operators: list[key_rows.OperatorKey]
 
 
+class Found(NamedTuple):
+    """What there is."""
+
+    keys: list[key_rows.Row]
+    limits: list[key_rows.Limit]
+    tenants: key_rows.Tenants
+    operators: list[key_rows.OperatorKey]
+    brought: key_rows.Brought
+
+
 class Todo(NamedTuple):
     """Rows to remove and rows to add."""
 
@@ -196,6 +208,8 @@ class Todo(NamedTuple):
     add_tenants: key_rows.Tenants
     remove_operators: list[key_rows.OperatorKey]
     add_operators: list[key_rows.OperatorKey]
+    remove_brought: key_rows.Brought
+    add_brought: key_rows.Brought
 
 
 class Outcome(NamedTuple):
@@ -277,7 +291,7 @@ def examine(module: AnsibleModule, wanted: Wanted) -> Outcome:
     params = module.params
     roles: dict[str, cluster.Role] = {}
     databases: dict[str, cluster.Database] = {}
-    found = Wanted([], [], key_rows.Tenants([], [], []), [])
+    found = Found([], [], key_rows.Tenants([], [], []), [], key_rows.Brought([], []))
     applied: dict[int, str] = {}
     try:
         with store.connect(params["socket"], store.ADMIN, store.ADMIN) as admin:
@@ -308,20 +322,22 @@ def apply(params: dict[str, Any], wanted: Wanted) -> Outcome:
             sending_store.write_limits(owner, todo.remove, todo.add)
             sending_store.write_tenants(owner, todo.remove_tenants, todo.add_tenants)
             sending_store.write_operator_keys(owner, todo.remove_operators, todo.add_operators)
+            sending_store.write_brought(owner, todo.remove_brought, todo.add_brought)
     return outcome(steps, migrations, todo)
 
 
-def read(owner: Any) -> Wanted:
+def read(owner: Any) -> Found:
     """What there is."""
-    return Wanted(
+    return Found(
         sending_store.read_keys(owner),
         sending_store.read_limits(owner),
         sending_store.read_tenants(owner),
         sending_store.read_operator_keys(owner),
+        sending_store.read_brought(owner),
     )
 
 
-def checked_plan(found: Wanted, wanted: Wanted) -> Todo:
+def checked_plan(found: Found, wanted: Wanted) -> Todo:
     """The plan of keys, limits, tenants and operators, if it may be carried out. Raises RefusedError."""
     conflicts = [
         *key_rows.conflicts(found.keys, wanted.keys), *key_rows.tenant_conflicts(found.tenants, wanted.tenants)
@@ -330,6 +346,8 @@ def checked_plan(found: Wanted, wanted: Wanted) -> Todo:
         raise RefusedError("The inventory and the API disagree; no row was changed:\n" + "\n".join(conflicts))
     have, want = set(found.limits), set(wanted.limits)
     own = found.tenants.owned_by(key_rows.INVENTORY)
+    staying = (*wanted.tenants.names, *found.tenants.owned_by(key_rows.API).names)
+    brought = found.brought.of({tenant.name for tenant in staying})
     return Todo(
         key_rows.plan(found.keys, wanted.keys),
         sorted(have - want, key=str),
@@ -338,6 +356,8 @@ def checked_plan(found: Wanted, wanted: Wanted) -> Todo:
         wanted.tenants.without(own),
         sorted(set(found.operators) - set(wanted.operators), key=str),
         sorted(set(wanted.operators) - set(found.operators), key=str),
+        found.brought.without(brought),
+        brought.without(found.brought),
     )
 
 
@@ -348,9 +368,11 @@ def outcome(steps: list[cluster.Step], migrations: list[directory_schema.Migrati
     removed = [step.before for step in steps if step.before is not None]
     removed += [str(row) for row in (*todo.keys.remove, *todo.remove)]
     added += [str(row) for row in (*todo.keys.add, *todo.add)]
+    going = (*todo.remove_operators, *todo.remove_brought.domains, *todo.remove_brought.claims)
+    coming = (*todo.add_operators, *todo.add_brought.domains)
     return Outcome(
-        removed + todo.remove_tenants.lines() + [str(row) for row in todo.remove_operators],
-        added + todo.add_tenants.lines() + [str(row) for row in todo.add_operators],
+        removed + todo.remove_tenants.lines() + [str(row) for row in going],
+        added + todo.add_tenants.lines() + [str(row) for row in coming],
     )
 
 

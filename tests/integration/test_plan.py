@@ -369,7 +369,8 @@ def test_the_sending_api_comes_and_goes_as_planned(host: Target, wanted: dict[st
     options = ("-e", json.dumps({"mail_api": wanted})) if wanted else ()
     before, rows = host.snapshot(), flat(database(host))
     found = (
-        "systemctl list-unit-files 'mailwright-api.*' 'mailwright-dispatch.*' 'mailwright-webhooks.*' --no-legend; "
+        "systemctl list-unit-files 'mailwright-api.*' 'mailwright-dispatch.*' 'mailwright-webhooks.*' "
+        "'mailwright-domains.*' --no-legend; "
         "ls /run/mailwright-api.sock"
     )
     assert (host.ssh(found, check=False) == "") is bool(wanted)

@@ -121,6 +121,10 @@ SEMANTIC: list[tuple[str, str, str, Callable[[str], str]]] = [
     ("api", "/etc/systemd/system/mailwright-dispatch.service", "unknown-key", added("[Service]\nRestat=always")),
     ("api", "/etc/mailwright/api.json", "no-network", swapped("api_webhook_networks", "['10.0.0.1/8']")),
     ("api", "/etc/systemd/system/mailwright-webhooks.service", "unknown-key", added("[Service]\nRestat=always")),
+    ("api", "/etc/systemd/system/mailwright-domains.path", "no-such-unit", added("[Path]\nUnit=none.servize")),
+    ("api", "/etc/systemd/system/mailwright-domains.service", "unknown-key", added("[Service]\nRestat=always")),
+    ("api", "/usr/local/lib/mailwright/api/mailwright_api/hosting.py", "no-name", swapped("public_text\n", "public\n")),
+    ("rspamd", "/etc/rspamd/local.d/dkim_signing.conf", "unclosed", added("domain {")),
     ("api", "/usr/local/lib/mailwright/api/mailwright_api/post.py", "no-name", swapped("import inbound,", "import x,")),
     ("api", "/etc/systemd/system/mailwright-api.socket", "bad-value", swapped("Backlog=1024", "Backlog=many")),
     ("api", "/etc/sysusers.d/mailwright-api.conf", "no-such-type", added("q mailwright-x - -")),
@@ -249,6 +253,7 @@ UNITS = {
         "mailwright-api.service",
         "mailwright-dispatch.service",
         "mailwright-webhooks.service",
+        "mailwright-domains.path",
         "nginx.service",
     ],
 }

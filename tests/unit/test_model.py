@@ -262,7 +262,6 @@ def test_tenants_of_the_sending_api() -> None:
 @pytest.mark.parametrize(
     ("tenants", "error"),
     [
-        ([{**TENANT, "domains": []}], "mail_api.tenants[0].domains: is empty: write the domains"),
         ([{**TENANT, "domains": ["globex.test"]}], "mail_api.tenants[0].domains[0]: 'globex.test' is not hosted here"),
         ([{**TENANT, "name": "a/b"}], "mail_api.tenants[0].name: 'a/b' is not a name"),
         (

@@ -25,7 +25,10 @@ STORE = "/var/vmail"
 MAIL_STAGE = f"{STORE}/.backup"
 TAG = "mailwright"
 # Kept as they are; the rest of the host follows from the inventory. Certificates by ACME are in /etc/letsencrypt.
-TREES = ("/etc/mailwright/secrets", "/etc/mailwright/tls", "/etc/letsencrypt", "/var/lib/mailwright/dkim")
+TREES = (
+    "/etc/mailwright/secrets", "/etc/mailwright/tls", "/etc/letsencrypt", "/var/lib/mailwright/dkim",
+    "/var/lib/mailwright/dkim-api",
+)  # fmt: skip
 FORMAT = 1
 
 

@@ -587,8 +587,6 @@ class _Builder:
     def tenant_domains(self, path: str, values: list[object], places: dict[str, str]) -> list[str]:
         """A tenant's domains; places has those of all tenants."""
         found = []
-        if not values:
-            self.problems.error(f"{path}.domains", "is empty: write the domains that are the tenant's")
         for index, value in enumerate(values):
             place = f"{path}.domains[{index}]"
             domain = self.attempt(place, parse_domain, value)

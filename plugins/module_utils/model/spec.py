@@ -478,7 +478,10 @@ API_TENANT_OPTIONS: Options = {
         "type": "list",
         "elements": "str",
         "default": [],
-        "description": "The hosted domains that are the tenant's, one at least. A domain has one tenant at most.",
+        "description": [
+            "The hosted domains that are the tenant's. A domain has one tenant at most.",
+            "With C(domains.write), its keys can bring more by the API.",
+        ],
     },
     "keys": {
         "type": "list",

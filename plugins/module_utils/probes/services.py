@@ -39,6 +39,7 @@ UNITS: tuple[tuple[str, str | None], ...] = (
     ("mailwright-api.service", "api"),
     ("mailwright-dispatch.service", "api"),
     ("mailwright-webhooks.service", "api"),
+    ("mailwright-domains.path", "api"),
     ("mailwright-index.timer", "fulltext"),
     ("mailwright-exporter.service", "metrics"),
     ("prometheus-node-exporter.service", "metrics"),

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from . import keys
@@ -90,6 +90,47 @@ class TenantKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"tenant {self.tenant!a} key {self.name!a} id={self.id} scopes={','.join(self.scopes)}{rates(self)}"
+
+
+class BroughtDomain(NamedTuple):
+    """A domain that a tenant brought by the API. It is switched off while the inventory does not have the tenant."""
+
+    domain: str
+    tenant: str
+    enabled: bool
+
+    def __str__(self) -> str:
+        return f"domain {self.domain} by the API tenant={self.tenant!a} enabled={'yes' if self.enabled else 'no'}"
+
+
+class Claim(NamedTuple):
+    """What a tenant says of a domain, and has not proved."""
+
+    domain: str
+    tenant: str
+
+    def __str__(self) -> str:
+        return f"claim of {self.domain} tenant={self.tenant!a}"
+
+
+class Brought(NamedTuple):
+    """What tenants bring, or what is to become of it."""
+
+    domains: list[BroughtDomain]
+    claims: list[Claim]
+
+    def of(self, tenants: Collection[str]) -> Brought:
+        """As it should be while there are these tenants."""
+        return Brought(
+            [row._replace(enabled=row.tenant in tenants) for row in self.domains],
+            [row for row in self.claims if row.tenant in tenants],
+        )
+
+    def without(self, other: Brought) -> Brought:
+        """The rows that the other one lacks."""
+        return Brought(
+            sorted(set(self.domains) - set(other.domains)), sorted(set(self.claims) - set(other.claims))
+        )  # fmt: skip
 
 
 class Tenants(NamedTuple):

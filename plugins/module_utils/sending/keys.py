@@ -20,6 +20,7 @@ SCOPES = (
     "api_keys.write",
     "audit.read",
     "domains.read",
+    "domains.write",
     "emails.read",
     "emails.write",
     "inbound.read",

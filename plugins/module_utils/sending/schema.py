@@ -11,6 +11,7 @@ from __future__ import annotations
 from ..directory.schema import Migration
 from . import (
     schema_directory,
+    schema_domains,
     schema_hooks,
     schema_operators,
     schema_pace,
@@ -188,5 +189,6 @@ MIGRATIONS: tuple[Migration, ...] = (
     *schema_directory.MIGRATIONS,
     *schema_tenants.MIGRATIONS,
     *schema_operators.MIGRATIONS,
+    *schema_domains.MIGRATIONS,
     *schema_reports.MIGRATIONS,
 )

@@ -10,7 +10,20 @@ from typing import Any
 
 from ..directory import store
 from . import webhooks
-from .key_rows import INVENTORY, Limit, OperatorKey, Plan, Row, Tenant, TenantDomain, TenantKey, Tenants
+from .key_rows import (
+    INVENTORY,
+    Brought,
+    BroughtDomain,
+    Claim,
+    Limit,
+    OperatorKey,
+    Plan,
+    Row,
+    Tenant,
+    TenantDomain,
+    TenantKey,
+    Tenants,
+)
 
 
 def read_keys(owner: Any) -> list[Row]:
@@ -56,11 +69,15 @@ def write_limits(owner: Any, remove: Sequence[Limit], add: Sequence[Limit]) -> N
 
 
 def read_tenants(owner: Any) -> Tenants:
-    """All tenants with their domains and keys; none where the schema does not know of any yet."""
+    """All tenants with their keys and domains, but for those that they brought; none where the schema does not know of
+    any yet."""
     with store.translated("reading the tenants"):
         if owner.execute("SELECT to_regclass('api.tenant_key')").fetchone()[0] is None:
             return Tenants([], [], [])
-        domains = owner.execute("SELECT domain, tenant FROM api.tenant_domain").fetchall()
+        domains = owner.execute(
+            "SELECT domain, tenant FROM api.tenant_domain AS t WHERE NOT EXISTS ("
+            "SELECT FROM directory.domain AS d WHERE d.name = t.domain AND d.owner = 'api')"
+        ).fetchall()
         rows = owner.execute(
             "SELECT id, tenant, name, hash, scopes, requests_per_minute, recipients_per_hour FROM api.tenant_key"
         ).fetchall()
@@ -84,6 +101,8 @@ def write_tenants(owner: Any, remove: Tenants, add: Tenants) -> None:
         for key in remove.keys:
             owner.execute("DELETE FROM api.tenant_key WHERE id = %s", (key.id,))
         for tenant in remove.names:
+            # of domains that it brought, the claims remember whose they are
+            owner.execute("DELETE FROM api.tenant_domain WHERE tenant = %s", (tenant.name,))
             owner.execute("DELETE FROM api.tenant WHERE name = %s", (tenant.name,))
         for tenant in add.names:
             owner.execute("INSERT INTO api.tenant (name, owner) VALUES (%s, %s)", tenant)
@@ -115,6 +134,41 @@ def write_operator_keys(owner: Any, remove: Sequence[OperatorKey], add: Sequence
             owner.execute(
                 "INSERT INTO api.operator_key (id, name, hash, scopes) VALUES (%s, %s, %s, %s)",
                 (row.id, row.name, row.hash, list(row.scopes)),
+            )
+
+
+def read_brought(owner: Any) -> Brought:
+    """What tenants brought by the API; nothing where the schema does not know of it yet."""
+    with store.translated("reading the domains that tenants brought"):
+        if owner.execute("SELECT to_regclass('api.domain_claim')").fetchone()[0] is None:
+            return Brought([], [])
+        domains = owner.execute(
+            "SELECT d.name, c.tenant, d.enabled FROM directory.domain AS d "
+            "JOIN api.domain_claim AS c ON c.name = d.name AND c.state = 'active' WHERE d.owner = 'api' ORDER BY 1"
+        ).fetchall()
+        claims = owner.execute(
+            "SELECT name, tenant FROM api.domain_claim WHERE state NOT IN ('active', 'leaving') ORDER BY 1, 2"
+        ).fetchall()
+    return Brought([BroughtDomain(*row) for row in domains], [Claim(*row) for row in claims])
+
+
+def write_brought(owner: Any, remove: Brought, add: Brought) -> None:
+    """Switches domains on and off, and removes claims."""
+    with store.translated("writing the domains that tenants brought"), owner.transaction():
+        for domain in add.domains:
+            owner.execute(
+                "UPDATE directory.domain SET enabled = %s WHERE name = %s AND owner = 'api'",
+                (domain.enabled, domain.domain),
+            )
+            if domain.enabled:
+                owner.execute(
+                    "INSERT INTO api.tenant_domain (domain, tenant) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+                    (domain.domain, domain.tenant),
+                )
+        for claim in remove.claims:
+            owner.execute(
+                "DELETE FROM api.domain_claim WHERE name = %s AND tenant = %s AND state NOT IN ('active', 'leaving')",
+                claim,
             )
 
 

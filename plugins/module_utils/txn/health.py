@@ -36,7 +36,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.txn import servi
 
 SOCKET = "/var/run/postgresql"
 PREFIX = "mailwright-probe-"
-KEYS = Path("/var/lib/mailwright/dkim")
+KEYS = (Path("/var/lib/mailwright/dkim"), Path("/var/lib/mailwright/dkim-api"))
 MAIL = Path("/var/vmail")
 SECONDS = 20.0
 # GTUBE: every filter that works refuses it; in two parts, so that no filter takes this file for spam
@@ -131,9 +131,10 @@ def fetch(user: Account, token: str) -> bytes:
 
 def private_key(domain: str, selector: str) -> str | None:
     """The key file of a selector; nothing that a header could lead elsewhere."""
-    path = KEYS / domain / f"{selector}.key"
-    inside = re.fullmatch(r"[\w.-]+", domain) and re.fullmatch(r"[\w.-]+", selector) and path.is_file()
-    return str(path) if inside else None
+    if not (re.fullmatch(r"[\w.-]+", domain) and re.fullmatch(r"[\w.-]+", selector)):
+        return None
+    paths = (keys / domain / f"{selector}.key" for keys in KEYS)
+    return next((str(path) for path in paths if path.is_file()), None)
 
 
 def arrives(user: Account, hostname: str) -> None:

@@ -36,6 +36,7 @@ CONFIGURED = {
         "mailwright-api.service",
         "mailwright-dispatch.service",
         "mailwright-webhooks.service",
+        "mailwright-domains.path",
         "nginx.service",
     ),
     "base": ("systemd-journald.service",),

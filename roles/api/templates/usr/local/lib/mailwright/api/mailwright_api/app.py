@@ -16,7 +16,20 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from . import addresses, emails, hooks, members, reports, resources, statistics, streams, templates, tenants, warmup
+from . import (
+    addresses,
+    domains,
+    emails,
+    hooks,
+    members,
+    reports,
+    resources,
+    statistics,
+    streams,
+    templates,
+    tenants,
+    warmup,
+)
 from .outgoing import rate_headers
 from .problems import MEDIA_TYPE, ApiError, not_found
 from .renderer import Renderer
@@ -46,33 +59,6 @@ DESCRIPTION_OF_KEYS = (
 )
 
 router = new_router()
-
-
-@router.get("/domains", response_model=resources.DomainList, summary="List the domains that the key may send for")
-@scope("domains.read")
-async def list_domains(caller: Known) -> Any:
-    """One, or those of the tenant whose key it is."""
-    return {"data": [{"name": domain} for domain in caller.domains]}
-
-
-@router.get("/domains/{name}", response_model=resources.Domain, summary="Show a domain")
-@scope("domains.read")
-async def show_domain(caller: Known, name: Annotated[str, Path(max_length=253)]) -> Any:
-    """A domain of somebody else does not exist."""
-    return {"name": _own_domain(caller, name)}
-
-
-@router.get("/domains/{name}/limits", response_model=resources.LimitList, summary="List the limits of key and domain")
-@scope("domains.read")
-async def list_limits(request: Request, caller: Known, name: Annotated[str, Path(max_length=253)]) -> Any:
-    """What is left of them is in the headers of every answer that they concern."""
-    return {"data": await request.app.state.store.limits(_own_domain(caller, name), caller.key_id)}
-
-
-def _own_domain(caller: Caller, name: str) -> str:
-    if name.lower() not in caller.domains:
-        raise not_found("domain")
-    return name.lower()
 
 
 @router.post("/api-keys", status_code=201, response_model=resources.NewKey, summary="Make a key")
@@ -320,7 +306,7 @@ def build_app(store: Any, settings: Settings | None) -> FastAPI:
         responses={"default": {"model": resources.ProblemDetails, "description": "RFC 9457"}},
     )
     app.state.store, app.state.settings, app.state.accepted = store, settings, 0
-    for part in (emails, templates, streams, statistics, reports, warmup, hooks, addresses, tenants, members):
+    for part in (emails, templates, streams, statistics, reports, warmup, hooks, addresses, domains, tenants, members):
         app.include_router(part.router)
     app.include_router(router)
     app.exception_handlers |= {

@@ -29,6 +29,7 @@ from systemd import daemon
 from .destinations import Destinations
 from .guard import Guard, RefusedError
 from .leases import Leases
+from .proofs import Proofs
 from .settings import Settings
 
 LOCK = 0x6D617770
@@ -122,7 +123,10 @@ class Poster:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stopping.set)
         await self.queue.open()
         async with self.queue.alone(), asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.keep(self.prune))]
+            tasks = [
+                group.create_task(self.keep(self.prune)),
+                group.create_task(self.keep(Proofs(self.queue.pool, self.settings).watch)),
+            ]
             if self.settings.warmup is not None:
                 tasks.append(group.create_task(self.keep(Destinations(self.queue.pool).answer)))
             lease = group.create_task(self.keep(lambda: self.lease(group)))

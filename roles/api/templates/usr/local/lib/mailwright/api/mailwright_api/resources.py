@@ -263,12 +263,6 @@ class AttachmentList(BaseModel):
     data: list[Attachment]
 
 
-class Domain(BaseModel):
-    """A domain that the key may send for."""
-
-    name: str
-
-
 class Key(BaseModel):
     """A key without its secret."""
 
@@ -317,12 +311,6 @@ class SuppressionPage(BaseModel):
 
     data: list[Suppression]
     next: str | None
-
-
-class DomainList(BaseModel):
-    """All of them."""
-
-    data: list[Domain]
 
 
 class RateLimit(BaseModel):

@@ -19,6 +19,12 @@ class Settings:
     """See the role's argument spec."""
 
     hostname: str
+    # those that decide on a domain's records
+    features: dict[str, bool]
+    # names of the inventory that have no mail
+    parked_domains: tuple[str, ...]
+    # whom role addresses of new domains lead to
+    admin: str
     message_size_limit: int
     connections: int
     keep_days: int

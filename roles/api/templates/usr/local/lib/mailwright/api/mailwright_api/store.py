@@ -16,6 +16,7 @@ from ansible_collections.mailwright.server.plugins.module_utils.sending.envelope
 from . import problems
 from .address_rows import AddressRows
 from .database import charge
+from .domain_rows import DomainRows
 from .email_rows import EmailRows, find_suppressed
 from .member_rows import MemberRows
 from .outgoing import Idempotency, Outgoing
@@ -37,7 +38,9 @@ class FoundKey(NamedTuple):
     limited: bool
 
 
-class Store(AddressRows, EmailRows, HookStore, MemberRows, StatisticRows, StreamRows, TemplateRows, TenantRows):
+class Store(
+    AddressRows, DomainRows, EmailRows, HookStore, MemberRows, StatisticRows, StreamRows, TemplateRows, TenantRows
+):  # fmt: skip
     """All of it."""
 
     async def find_key(self, key_id: str) -> FoundKey | None:
