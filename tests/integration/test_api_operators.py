@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.mailwright.server.plugins.module_utils.sending.keys import ROLES, TENANT_SCOPES
 from ansible_collections.mailwright.server.tests.integration.conftest import Server
 from ansible_collections.mailwright.server.tests.integration.sending import BASE, Api, sql
 from connection import CHECKOUT, Lab
@@ -308,3 +309,57 @@ def inventory(server: Server) -> dict[str, Any]:
     hosts: dict[str, Any] = yaml.safe_load(text)["mailservers"]["hosts"]
     found: dict[str, Any] = hosts[server.name]["mail_api"]
     return found
+
+
+def test_a_tenant_s_name_is_not_taken_for_an_earlier_one_s(
+    lab: Lab, server: Server, operator: Api, tenant: str
+) -> None:  # fmt: skip
+    """What an operator's tenant leaves is nobody's; and a tenant that left the inventory may come back."""
+    try:
+        sql(lab, server.name, f"""
+            INSERT INTO api.domain_claim (name, tenant, token, state) VALUES
+            ('one.test', '{tenant}', 'x', 'pending'), ('two.test', '{tenant}', 'y', 'verified');
+            INSERT INTO api.domain_holder (name, tenant, until) VALUES ('three.test', '{tenant}', now()),
+            ('four.test', 'left the inventory', now())""")  # fmt: skip
+        assert operator.ask("DELETE", path_of(tenant)).status == 204
+        left = f"""
+            SELECT (SELECT count(*) FROM api.domain_claim WHERE tenant = '{tenant}' AND state <> 'leaving')
+                   + (SELECT count(*) FROM api.domain_holder WHERE tenant = '{tenant}')"""
+        assert sql(lab, server.name, left) == "0"
+        taken = operator.ask("POST", "/tenants", {"name": "left the inventory"})
+        assert (taken.status, taken.body["code"]) == (409, "name_taken")
+    finally:
+        sql(lab, server.name, "DELETE FROM api.domain_claim WHERE name IN ('one.test', 'two.test'); "
+                              "DELETE FROM api.domain_holder WHERE name IN ('three.test', 'four.test')")  # fmt: skip
+
+
+def test_a_member_claims_domains_as_far_as_the_role_goes(
+    lab: Lab, server: Server, operator: Api, tenant: str
+) -> None:  # fmt: skip
+    """And an apply leaves what a tenant of the API brought switched on."""
+    key = operator.ask("POST", path_of(tenant, "api-keys"), {"name": "all", "scopes": list(TENANT_SCOPES)}).body["key"]
+    own = Api(lab, server.name, key)
+    claimed = {"name": f"{uuid.uuid4().hex[:12]}.peer.test"}
+    try:
+        for role, status in (("admin", 201), ("developer", 403)):
+            who = own.ask("POST", "/members", {"email": f"{role}@peer.test", "role": role}).body["id"]
+            wanted = {"name": "own", "scopes": list(ROLES[role])}
+            member = Api(lab, server.name, own.ask("POST", f"/members/{who}/keys", wanted).body["key"])
+            assert member.ask("POST", "/domains", claimed).status == status
+        shown = own.ask("GET", f"/domains/{claimed['name']}")
+        assert (shown.status, shown.body["state"]) == (200, "pending")
+        sql(lab, server.name, f"""
+            UPDATE api.domain_claim SET state = 'active' WHERE name = '{claimed["name"]}';
+            INSERT INTO directory.domain (name, owner) VALUES ('{claimed["name"]}', 'api');
+            INSERT INTO api.tenant_domain VALUES ('{claimed["name"]}', '{tenant}')""")  # fmt: skip
+        api = inventory(server)
+        smaller = {**api, "tenants": [{**api["tenants"][0], "domains": ["acme.test"]}]}
+        play = str(CHECKOUT / "tests/integration/api_database.yml")
+        done = lab.playbook(play, "-l", server.name, "--diff", "-e", json.dumps({"mail_api": smaller})).stdout
+        assert " changed=0 " in done and " failed=0 " in done, done[-3000:]
+    finally:
+        sql(lab, server.name, f"""
+            DELETE FROM api.tenant_domain WHERE domain = '{claimed["name"]}';
+            DELETE FROM directory.domain WHERE name = '{claimed["name"]}';
+            DELETE FROM api.domain_claim WHERE name = '{claimed["name"]}';
+            DELETE FROM api.domain_holder WHERE name = '{claimed["name"]}'""")  # fmt: skip
