@@ -106,10 +106,10 @@ def test_a_tenant_is_made_used_changed_and_removed(lab: Lab, server: Server, ope
     made = operator.ask("POST", f"{path}/api-keys", wanted)
     assert (made.status, made.body["requests_per_minute"], made.body["recipients_per_hour"]) == (201, 500, None)
     key = Api(lab, server.name, made.body["key"])
-    assert key.ask("GET", "/domains").body == {"data": []}
+    assert key.ask("GET", "/domains").body["data"] == []
     assert key.ask("GET", "/domains").headers["ratelimit-limit"] == "500"
     assert operator.ask("POST", f"{path}/domains", {"name": "Globex.test"}).body["domains"] == ["globex.test"]
-    assert key.ask("GET", "/domains").body == {"data": [{"name": "globex.test"}]}
+    assert key.ask("GET", "/domains").body["data"] == [{"name": "globex.test"}]
     message = {"from": "a@globex.test", "to": ["b@peer.test"], "subject": "x", "text": "x"}
     assert key.ask("POST", "/emails/validate", message).status == 200
     assert key.ask("GET", "/tenant").body["title"] == "Other Ltd"
@@ -122,7 +122,7 @@ def test_a_tenant_is_made_used_changed_and_removed(lab: Lab, server: Server, ope
     used = operator.ask("DELETE", path)
     assert (used.status, used.body["code"]) == (409, "in_use")
     assert operator.ask("DELETE", f"{path}/domains/globex.test").status == 204
-    assert key.ask("GET", "/domains").body == {"data": []}
+    assert key.ask("GET", "/domains").body["data"] == []
     assert key.ask("GET", "/emails", headers={"Mail-Domain": "globex.test"}).status == 404
     assert operator.ask("DELETE", f"{path}/domains/globex.test").status == 404
     assert operator.ask("DELETE", f"{path}/api-keys/{made.body['id']}").status == 204
@@ -291,7 +291,7 @@ def test_an_apply_leaves_the_api_s_tenants_alone_and_names_a_clash(
         done = apply(smaller, check=check)
         assert " changed=0 " in done and " failed=0 " in done, done[-3000:]
     key = Api(lab, server.name, made["key"])
-    assert key.ask("GET", "/domains").body == {"data": [{"name": "globex.test"}]}
+    assert key.ask("GET", "/domains").body["data"] == [{"name": "globex.test"}]
     for tenants, error in (
         ((declared,), f"tenant 'lab' domain=globex.test: belongs to tenant '{tenant}', owned by the API"),
         ((smaller, {"name": tenant, "domains": ["globex.test"]}), f"tenant '{tenant}': exists, owned by the API"),
