@@ -149,3 +149,14 @@ def test_a_good_role_has_no_findings(tmp_path: Path) -> None:
 def test_each_mistake_is_found(tmp_path: Path, changes: dict[str, Any], finding: str) -> None:
     role = write_role(tmp_path, changes)
     assert finding in spec_findings(role) + meta_findings(role)
+
+
+def test_a_file_belongs_to_one_role() -> None:
+    """Two would take turns at it, and the one that is switched off takes it from the other."""
+    places: dict[str, list[str]] = {}
+    for role in ROLES:
+        for path in (role / "templates").rglob("*"):
+            inside = path.relative_to(role / "templates").as_posix()
+            if path.is_file() and not inside.startswith("_macros/"):
+                places.setdefault(inside.removesuffix(".j2"), []).append(role.name)
+    assert {place: roles for place, roles in places.items() if len(roles) > 1} == {}
