@@ -78,7 +78,8 @@ def forget(name: str) -> None:
     if os.path.lexists(MAIL / name):
         raise SystemExit(f"{MAIL / name}: move the mail away first")
     with _alone(), _connect("mailwright", "mailwright") as database:
-        if name not in _names(database, "SELECT name FROM api.domain_holder UNION SELECT domain FROM api.audit WHERE domain IS NOT NULL"):
+        known = "SELECT name FROM api.domain_holder UNION SELECT domain FROM api.audit WHERE domain IS NOT NULL"
+        if name not in _names(database, known):
             raise SystemExit(f"{name}: was never hosted here")
         try:
             database.execute("SELECT api.forget_domain(%s)", (name,))
