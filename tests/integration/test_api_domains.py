@@ -85,7 +85,7 @@ class Place:
             return shown if shown["state"] == state and shown["looked_at"] != before else None
 
         try:
-            return wait_until(settled, 90, f"{name} {state}")
+            return wait_until(settled, 180, f"{name} {state}")
         except TimeoutError:
             log = self.server.run("journalctl -u 'mailwright-domains*' -u mailwright-webhooks -n 40 --no-pager")
             raise AssertionError(f"{api.ask('GET', f'/domains/{name}').body}\n{log}") from None
@@ -330,6 +330,7 @@ def test_what_lay_here_before_keeps_everybody_out(place: Place, name: str) -> No
 @pytest.mark.faults
 def test_what_was_killed_goes_on(place: Place, name: str) -> None:
     """Between the key and the row: the row has to wait for a lock, and there it is killed."""
+    place.refresh_filter()
     place.publish(place.claim(place.first, name)["records"][:1])
     held = "LOCK TABLE directory.domain IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(25);"
     try:
@@ -339,7 +340,7 @@ def test_what_was_killed_goes_on(place: Place, name: str) -> None:
         (key,) = place.server.run(f"ls {STORE}/{name}").split()
         place.server.run("systemctl kill -s KILL mailwright-domains.service; systemctl stop holder", check=False)
         assert place.first.ask("GET", f"/domains/{name}").body["state"] != "active"
-        wait_until(lambda: place.first.ask("GET", f"/domains/{name}").body["state"] == "active", 90, "the second run")
+        wait_until(lambda: place.first.ask("GET", f"/domains/{name}").body["state"] == "active", 180, "the second run")
         assert place.server.run(f"ls {STORE}/{name}").split() == [key]
         assert place.sql(f"SELECT selector || '.key' FROM api.domain_claim WHERE name = '{name}'") == key
         assert f'"{key.removesuffix(".key")}"' in place.server.run(f"cat {STORE}/{name}.conf")
