@@ -233,7 +233,8 @@ def _reload(*, wait: bool) -> None:
     """
     main, group = (_show(name) for name in ("MainPID", "ControlGroup"))
     processes = Path(f"/sys/fs/cgroup{group}/cgroup.procs")
-    old = set(processes.read_text(encoding="ascii").split()) - {main}
+    # 0 is a process that this system cannot see
+    old = set(processes.read_text(encoding="ascii").split()) - {main, "0"}
     subprocess.run(["systemctl", "reload", "rspamd.service"], check=True, timeout=LEAVE_SECONDS)
     end = time.monotonic() + LEAVE_SECONDS
     while wait and old & set(processes.read_text(encoding="ascii").split()):
