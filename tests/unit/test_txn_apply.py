@@ -205,6 +205,42 @@ def test_a_snapshot_of_the_configuration_brings_files_and_enabled_units_back(hos
     assert taken.changed_files(None) == []
 
 
+def test_what_dpkg_and_ucf_leave_beside_a_configuration_file_goes_with_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    for name in ("main.cf", "main.cf.dpkg-old", "config.inc.php", "config.inc.php.ucf-dist", "config.inc.php.mine"):
+        (etc / name).touch()
+    (tmp_path / "registry").write_text(f"roundcube {etc}/config.inc.php\npostfix {etc}/main.cf\n")
+    monkeypatch.setattr(snapshot, "UCF", tmp_path)
+    monkeypatch.setattr(
+        snapshot, "output", lambda _argv: f"roundcube-core\n\npostfix\n {etc}/main.cf 0123\n {etc}/gone 45\n"
+    )
+    # ucf knows Roundcube's file by the name of its source
+    assert {Path(path).name: package for path, package in snapshot.conffiles().items()} == {
+        "main.cf": "postfix", "main.cf.dpkg-old": "postfix", "gone": "postfix",
+        "config.inc.php": "", "config.inc.php.ucf-dist": "",
+    }  # fmt: skip
+
+
+def test_a_file_that_an_update_left_goes_with_it(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, other = host / "etc/config.inc.php", host / "etc/other.conf"
+    for path in (config, other):
+        path.write_text("one\n")
+    found = {str(config): "", str(other): "other"}
+    monkeypatch.setattr(snapshot, "conffiles", lambda: found)
+    taken = snapshot.create("20261127T101500Z", "before update", b"engine", {}, whole=False)
+    for path in (config, other):
+        left = path.with_name(f"{path.name}.ucf-dist")
+        left.write_text("two\n")
+        found[str(left)] = found[str(path)]
+    assert taken.changed_files({"third"}) == [f"{config}.ucf-dist"]
+    assert taken.changed_files(None) == [f"{config}.ucf-dist", f"{other}.ucf-dist"]
+    assert taken.restore_files(None) == [f"{config}.ucf-dist", f"{other}.ucf-dist"]
+    assert sorted(path.name for path in (host / "etc").iterdir()) == ["config.inc.php", "main.cf", "other.conf"]
+
+
 def test_applies_do_not_push_out_the_snapshots_of_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = [True, *[False] * 5, True, False]
     found = [SimpleNamespace(id=str(n), ending="committed", whole=whole) for n, whole in enumerate(kinds)]

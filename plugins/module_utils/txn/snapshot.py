@@ -45,6 +45,8 @@ ROOT = Path("/var/lib/mailwright/snapshots")
 RECORDS = Path("/var/lib/mailwright/config")
 SECRETS = Path("/etc/mailwright/secrets")
 UCF = Path("/var/lib/ucf")
+# What dpkg and ucf leave beside a configuration file that differs from the package's: deb-conffiles(5), ucf(1).
+BESIDE = (".dpkg-new", ".dpkg-dist", ".dpkg-old", ".ucf-new", ".ucf-dist", ".ucf-old")
 UNITS = Path("/etc/systemd/system")
 DATABASES = ("mailwright", "roundcube")
 # Which key signs, and what the DNS shall hold, go with the DKIM rotation, which does not go back.
@@ -117,18 +119,20 @@ def managed() -> list[str]:
 
 
 def conffiles() -> dict[str, str]:
-    """Path -> package of every configuration file that dpkg, or the program ucf for it, looks after."""
-    found = {}
-    if UCF.joinpath("registry").exists():
-        rows = map(str.split, UCF.joinpath("registry").read_text(encoding="utf-8").splitlines())
-        found = {row[1]: row[0] for row in rows if len(row) == 2}
-    package = ""
+    """Path -> package of every configuration file that dpkg, or the program ucf for it, looks after, and of what they
+    left beside it. The package is empty where ucf was told a name that is no installed package's."""
+    found, packages, package = {}, set(), ""
     for line in output(["dpkg-query", "-W", "-f", "${Package}\n${Conffiles}\n"]).splitlines():
         if line.startswith(" /"):
             found[line[1:].split(" ")[0]] = package
         elif line and not line.startswith(" "):
             package = line
-    return found
+            packages.add(package)
+    if UCF.joinpath("registry").exists():
+        rows = map(str.split, UCF.joinpath("registry").read_text(encoding="utf-8").splitlines())
+        found = {row[1]: row[0] if row[0] in packages else "" for row in rows if len(row) == 2} | found
+    beside = {path + suffix: package for path, package in found.items() for suffix in BESIDE}
+    return found | {path: package for path, package in beside.items() if os.path.lexists(path)}
 
 
 def enabled() -> list[str]:
@@ -238,8 +242,8 @@ class Snapshot:
         return wrong
 
     def wanted(self, names: Collection[str] | None) -> list[Entry]:
-        """What is put back: conffiles only of the named packages (None: of all)."""
-        return [e for e in self.entries if e.why != "conffile" or names is None or e.package in names]
+        """What is put back: conffiles only of the named packages (None: of all), and those of no known package."""
+        return [e for e in self.entries if e.why != "conffile" or names is None or e.package in {"", *names}]
 
     def changed_files(self, names: Collection[str] | None) -> list[str]:
         """Paths that a restore would write or remove."""
@@ -247,10 +251,10 @@ class Snapshot:
         return sorted({*behind, *self.surplus(names)})
 
     def surplus(self, names: Collection[str] | None) -> list[str]:
-        """Paths that came since: managed files, and conffiles of the packages that go back."""
+        """Paths that came since: managed files, and what wanted() says of conffiles."""
         known = {entry.path for entry in self.entries}
         came = {*managed(), *records()}
-        came |= {path for path, package in conffiles().items() if names is None or package in names}
+        came |= {path for path, package in conffiles().items() if names is None or package in {"", *names}}
         if not self.whole:
             came |= set(enabled())
         never = [path for path in came if any(fnmatch.fnmatchcase(path, glob) for glob in NEVER)]
