@@ -40,6 +40,9 @@ CHECKOUT = HERE.parents[1]
 # another place is another lab beside it
 STATE = Path(os.environ.get("MAILWRIGHT_LAB", CHECKOUT / ".lab")).absolute()
 CACHE = Path(os.environ.get("MAILWRIGHT_LAB_CACHE", "/var/cache/mailwright-lab"))
+GENERATION = CACHE / "generation"
+# How long images are taken for up to date.
+FRESH_SECONDS = 3600
 REGISTRY = Path("/run/mailwright-lab")
 # TEST-NET-2 and 3: no private ranges, so that the mail software treats the hosts as it treats the internet.
 POOL = [
@@ -72,9 +75,9 @@ class Image:
     name: str
     packages: tuple[str, ...] = ()
 
-    @property
-    def path(self) -> Path:
-        text = json.dumps([self.name, BASE_PACKAGES, self.packages])
+    def path(self, generation: str) -> Path:
+        """A new generation of all images is made when Debian has updates for the base."""
+        text = json.dumps([self.name, BASE_PACKAGES, self.packages, generation])
         return CACHE / f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -288,10 +291,40 @@ def wait_for(address: str, port: int, seconds: float, what: str) -> None:
         time.sleep(0.05)
 
 
-def build_base() -> None:
+def in_overlay(base: Path, name: str, script: str) -> tuple[Path, str]:
+    """Run a script over the base without starting anything; the directory that caught the changes, and what it said."""
+    stage = CACHE / f"building-{name}-{os.getpid()}"
+    cgroup = f"mwlab-build-{name}-{os.getpid()}"
+    script = f"""
+        export DEBIAN_FRONTEND=noninteractive
+        printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d
+        proxy='-oAcquire::http::Proxy=http://127.0.0.1:{PROXY_PORT}'
+        apt-get -q $proxy update
+        {script}
+        apt-get clean; rm /usr/sbin/policy-rc.d
+    """
+    command = nspawn(stage / "root", "build", "--as-pid2", "--pipe", "/bin/sh", "-ec", script)
+    quoted = " ".join("'" + part.replace("'", "'\\''") + "'" for part in command)
+    inner = private_namespace([base], stage, cgroup) + f"\nexec {quoted}"
+    said = run("unshare", "--mount", "--propagation", "private", "sh", "-c", inner).stdout
+    remove_cgroup(cgroup)
+    return stage, said
+
+
+def build_base() -> str:
+    """Make the base unless there is one that is up to date; gives the present generation of images."""
     with locked(CACHE / "build.lock"):
-        if BASE.path.is_dir():
-            return
+        generation = GENERATION.read_text() if GENERATION.exists() else ""
+        if BASE.path(generation).is_dir():
+            if time.time() - GENERATION.stat().st_mtime < FRESH_SECONDS:
+                return generation
+            stage, said = in_overlay(BASE.path(generation), "updates", "apt-get -s dist-upgrade")
+            shutil.rmtree(stage)
+            if "\nInst " not in said:
+                os.utime(GENERATION)
+                return generation
+        # what was made goes on with the images that it has
+        generation = time.strftime("%Y-%m-%dT%H:%M:%S")
         started = time.monotonic()
         stage = CACHE / f"building-{os.getpid()}"
         run(
@@ -303,32 +336,22 @@ def build_base() -> None:
             "--customize-hook=chroot \"$1\" systemctl disable apt-daily.timer apt-daily-upgrade.timer",
             "trixie", stage,
         )  # fmt: skip
-        stage.rename(BASE.path)
+        stage.rename(BASE.path(generation))
+        write(GENERATION, generation)
         say(f"built the base image in {time.monotonic() - started:.0f} s")
+        return generation
 
 
-def build_layer(image: Image) -> None:
-    """Install packages over the base without starting anything; what the overlay caught is the layer."""
+def build_layer(image: Image, generation: str) -> None:
+    """Install packages over the base; what the overlay caught is the layer."""
     with locked(CACHE / f"build-{image.name}.lock"):
-        if image.path.is_dir():
+        if image.path(generation).is_dir():
             return
         started = time.monotonic()
-        stage = CACHE / f"building-{image.name}-{os.getpid()}"
-        cgroup = f"mwlab-build-{image.name}-{os.getpid()}"
-        script = f"""
-            export DEBIAN_FRONTEND=noninteractive
-            printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d
-            proxy='-oAcquire::http::Proxy=http://127.0.0.1:{PROXY_PORT}'
-            apt-get -q $proxy update
-            apt-get -qy $proxy install --no-install-recommends {" ".join(image.packages)}
-            apt-get clean; rm /usr/sbin/policy-rc.d
-        """
-        command = nspawn(stage / "root", "build", "--as-pid2", "--pipe", "/bin/sh", "-ec", script)
-        quoted = " ".join("'" + part.replace("'", "'\\''") + "'" for part in command)
-        inner = private_namespace([BASE.path], stage, cgroup) + f"\nexec {quoted}"
-        run("unshare", "--mount", "--propagation", "private", "sh", "-c", inner)
-        remove_cgroup(cgroup)
-        (stage / "up").rename(image.path)
+        packages = " ".join(image.packages)
+        script = f"apt-get -qy $proxy install --no-install-recommends {packages}"
+        stage, _said = in_overlay(BASE.path(generation), image.name, script)
+        (stage / "up").rename(image.path(generation))
         shutil.rmtree(stage)
         say(f"built the {image.name} image in {time.monotonic() - started:.0f} s")
 
@@ -377,10 +400,13 @@ def prepare_host(lab: Lab, name: str) -> None:
     write(up / "etc/hostname", name + "\n")
     write(up / "etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n{address} {name}\n")
     write(up / "etc/resolv.conf", f"nameserver {lab.address('ns1')}\n")
+    # of the address, as others may still know who had it before
+    mac = ":".join(f"{byte:02x}" for byte in (2, 0, *ipaddress.IPv4Address(address).packed))
     # must sort before systemd's own 80-container-host0.network
     write(
         up / "etc/systemd/network/10-host0.network",
-        f"[Match]\nName=host0\n\n[Network]\nAddress={address}/{lab.network.prefixlen}\nGateway={lab.gateway}\n"
+        f"[Match]\nName=host0\n\n[Link]\nMACAddress={mac}\n\n[Network]\n"
+        f"Address={address}/{lab.network.prefixlen}\nGateway={lab.gateway}\n"
         "LinkLocalAddressing=no\nIPv6AcceptRA=no\n",
     )
     write(up / "etc/apt/apt.conf.d/00proxy", f'Acquire::http::Proxy "http://{lab.gateway}:{PROXY_PORT}";\n')
@@ -413,15 +439,16 @@ def prepare_host(lab: Lab, name: str) -> None:
         copy_tree(HERE / "hosts" / name, up, values)
 
 
-def start_host(lab: Lab, name: str) -> float:
+def start_host(lab: Lab, name: str, generation: str) -> float:
     """Boot a host unless it runs; gives the seconds until SSH answered."""
     pid_file = host_dir(name) / "pid"
     if alive(pid_file):
         return 0.0
-    image = IMAGES.get(name)
     if not (host_dir(name) / "up").exists():
+        images = [IMAGES[name], BASE] if name in IMAGES else [BASE]
+        write(host_dir(name) / "layers", "".join(f"{image.path(generation)}\n" for image in images))
         prepare_host(lab, name)
-    layers = [BASE.path] if image is None else [image.path, BASE.path]
+    layers = [Path(line) for line in (host_dir(name) / "layers").read_text().splitlines()]
     machine = f"{name}-lab{lab.number}"
     command = nspawn(
         host_dir(name) / "root", machine, "--boot", f"--hostname={name}", f"--network-bridge={lab.bridge}",
@@ -576,13 +603,13 @@ def up(names: list[str]) -> None:
     keys()
     network_up(lab)
     start_proxy(lab)
-    build_base()
+    generation = build_base()
     with ThreadPoolExecutor() as pool:
-        list(pool.map(build_layer, (IMAGES[name] for name in names if name in IMAGES)))
+        list(pool.map(lambda name: build_layer(IMAGES[name], generation), IMAGES.keys() & set(names)))
         for name in names:
             host_dir(name).mkdir(parents=True, exist_ok=True)
             lab.address(name)  # takes a number, one host after the other
-        times = list(pool.map(lambda name: start_host(lab, name), names))
+        times = list(pool.map(lambda name: start_host(lab, name, generation), names))
     for name, seconds in zip(names, times, strict=True):
         say(f"{name} {lab.address(name)} " + (f"answered SSH after {seconds:.1f} s" if seconds else "was running"))
     if "ns1" in names:
