@@ -173,6 +173,10 @@ class Mover:
                             self.moves += 1
         except BaseException as error:
             self.failure = error
+            # while it lasts
+            print(
+                self.host.ssh("uptime; doveadm who; ps -eo pid,stat,wchan:24,etimes,args | grep '[d]ovecot\\|[b]ackup'")
+            )
 
     def __enter__(self) -> Mover:
         self._thread.start()
@@ -181,7 +185,8 @@ class Mover:
     def __exit__(self, *_reason: object) -> None:
         self._end.set()
         self._thread.join(60)
-        assert self.failure is None, self.failure
+        if self.failure:
+            raise self.failure
 
     def subjects(self) -> Counter[str]:
         found: Counter[str] = Counter()

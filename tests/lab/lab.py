@@ -359,9 +359,15 @@ def build_layer(image: Image, generation: str) -> None:
 # --- network --------------------------------------------------------------------------------------------------------
 
 
+def mac(address: str) -> str:
+    """One for each address: neighbours that knew who had it before need not notice."""
+    return ":".join(f"{byte:02x}" for byte in (2, 0, *ipaddress.IPv4Address(address).packed))
+
+
 def network_up(lab: Lab) -> None:
     if not Path(f"/sys/class/net/{lab.bridge}").exists():
-        run("ip", "link", "add", lab.bridge, "type", "bridge")
+        # a bridge without a MAC of its own takes another one whenever a host comes or goes
+        run("ip", "link", "add", lab.bridge, "address", mac(lab.gateway), "type", "bridge")
         run("ip", "address", "add", f"{lab.gateway}/{lab.network.prefixlen}", "dev", lab.bridge)
         run("ip", "link", "set", lab.bridge, "up")
 
@@ -400,12 +406,10 @@ def prepare_host(lab: Lab, name: str) -> None:
     write(up / "etc/hostname", name + "\n")
     write(up / "etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n{address} {name}\n")
     write(up / "etc/resolv.conf", f"nameserver {lab.address('ns1')}\n")
-    # of the address, as others may still know who had it before
-    mac = ":".join(f"{byte:02x}" for byte in (2, 0, *ipaddress.IPv4Address(address).packed))
     # must sort before systemd's own 80-container-host0.network
     write(
         up / "etc/systemd/network/10-host0.network",
-        f"[Match]\nName=host0\n\n[Link]\nMACAddress={mac}\n\n[Network]\n"
+        f"[Match]\nName=host0\n\n[Link]\nMACAddress={mac(address)}\n\n[Network]\n"
         f"Address={address}/{lab.network.prefixlen}\nGateway={lab.gateway}\n"
         "LinkLocalAddressing=no\nIPv6AcceptRA=no\n",
     )
