@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from ansible_collections.mailwright.server.plugins.module_utils.sending.keys import SCOPES
 from ansible_collections.mailwright.server.tests.integration.conftest import Server
-from ansible_collections.mailwright.server.tests.integration.sending import BASE, Api, sql
+from ansible_collections.mailwright.server.tests.integration.sending import BASE, Answer, Api, sql
 from connection import CHECKOUT, Lab, wait_until
 
 
@@ -287,6 +287,40 @@ def test_what_is_too_large_is_refused(acme: Api) -> None:
     with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLError, http.client.HTTPException):
         assert acme.ask("POST", "/emails", raw=b"x" * 45_000_000).status == 413
     assert acme.ask("GET", "/domains").status == 200
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "path", "headers"),
+    [
+        (413, "content_too_large", "/emails", {"Content-Length": "45000000"}),
+        (413, "content_too_large", "/emails", {"Content-Length": "99000000"}),
+        (414, "uri_too_long", f"/emails?after={'a' * 9000}", {}),
+        (400, "headers_too_large", "/emails", {"Idempotency-Key": "a" * 9000}),
+    ],
+)
+def test_what_nginx_refuses_is_a_problem_too(
+    acme: Api, status: int, code: str, path: str, headers: dict[str, str]
+) -> None:
+    _refused_by_nginx(acme.ask("POST", path, raw=b"{}", headers=headers), status, code)
+    assert acme.ask("GET", "/domains").status == 200
+
+
+def test_a_service_that_is_down_is_a_problem_too(server: Server, acme: Api) -> None:
+    units = "mailwright-api.socket mailwright-api.service"
+    server.run(f"systemctl stop {units}")
+    try:
+        _refused_by_nginx(acme.ask("GET", "/domains"), 502, "unavailable")
+    finally:
+        server.run(f"systemctl start {units}")
+    assert acme.ask("GET", "/domains").status == 200
+
+
+def _refused_by_nginx(answer: Answer, status: int, code: str) -> None:
+    assert answer.status == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.body["status"], answer.body["code"]) == (status, code)
+    assert answer.body.keys() == {"type", "title", "status", "code", "detail", "errors", "request_id"}
+    assert re.fullmatch(r"[0-9a-f]{32}", answer.body["request_id"])
 
 
 def test_the_database_s_rows_hold_no_key(lab: Lab, server: Server, keys: list[str]) -> None:
