@@ -84,7 +84,8 @@ class Lab:
         """A logged-in IMAP connection with a verified certificate (which names mx1.acme.test)."""
         context = self.tls()
         context.check_hostname = False  # the test reaches the host by address; the chain is verified
-        connection = imaplib.IMAP4_SSL(self.address(host), 993, ssl_context=context, timeout=30)
+        # longer than Dovecot's indexer and a move of messages can wait for each other (docs/architecture.md)
+        connection = imaplib.IMAP4_SSL(self.address(host), 993, ssl_context=context, timeout=100)
         try:
             connection.login(user, password or self.password)
             yield connection
