@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 STORES = (Path("/var/lib/mailwright/packages"), Path("/var/cache/apt/archives"))
@@ -66,7 +67,7 @@ def changes_its_defaults(root: Path) -> None:
 
 ALL = ("postfix", "dovecot", "rspamd", "roundcube")
 # variant -> sources that are rebuilt, the package that is changed, how
-VARIANTS = {
+VARIANTS: dict[str, tuple[tuple[str, ...], str, Callable[[Path], None] | None]] = {
     "good": (ALL, "roundcube-core", changes_its_defaults),
     "small": (("postfix", "rspamd", "roundcube"), "roundcube-core", changes_its_defaults),
     "postinst": (("dovecot",), "dovecot-core", fails_to_configure),
