@@ -163,7 +163,8 @@ class Mover:
         try:
             while not self._end.is_set():
                 for source, target in (("A", "B"), ("B", "C"), ("C", "A")):
-                    with self.host.lab.imap(BUSY, NAME) as box:
+                    # the timer's indexer and a move can wait for each other for a minute (docs/architecture.md)
+                    with self.host.lab.imap(BUSY, NAME, timeout=100) as box:
                         box.select(source)
                         numbers = box.search(None, "ALL")[1][0].split()
                         for number in reversed(numbers[len(numbers) // 2 :]):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -85,12 +86,28 @@ def test_folders_of_all_names_are_indexed(server: Server, token: str) -> None:
     server.run(f"doveadm mailbox create -u {BOB} {mailbox}")
     try:
         text = message(SENDER, BOB, token, f"{word(token)}\n").as_string()
-        server.run(f"doveadm -o fts_autoindex=no save -u {BOB} -m {mailbox}", data=text)
+        server.run(f"doveadm save -u {BOB} -m {mailbox}", data=text)
         assert last_indexed(server, FOLDER) == 0
         server.run("systemctl start mailwright-index.service")
         assert last_indexed(server, FOLDER) == 1
     finally:
         server.run(f"doveadm mailbox delete -u {BOB} -r {mailbox}; doveadm mailbox delete -u {BOB} Kunden", check=False)
+
+
+def test_what_imap_stores_is_left_to_the_timer(server: Server, token: str) -> None:
+    """Indexed at once, it would make who goes on moving it wait."""
+    server.run(f"doveadm mailbox create -u {BOB} Stored")
+    try:
+        with server.lab.imap(BOB, server.name) as box:
+            text = message(SENDER, BOB, token, f"{word(token)}\n").as_bytes()
+            assert box.append("Stored", "", None, text)[0] == "OK"
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            assert last_indexed(server, "Stored") == 0
+        server.run("systemctl start mailwright-index.service")
+        assert last_indexed(server, "Stored") == 1
+    finally:
+        server.run(f"doveadm mailbox delete -u {BOB} Stored")
 
 
 def test_what_cannot_be_indexed_is_told(server: Server) -> None:

@@ -404,6 +404,8 @@ def judge(server: Server, before: State, variant: str, *, committed: bool) -> No
         now = set(State.of(server).packages.splitlines()) - set(before.packages.splitlines())
         assert len([line for line in now if f"+lab{number} installed" in line]) > 2
         assert all(line.endswith(" installed") for line in now)
+        # Debian's own updates too, if it published some since the host was made: all or nothing
+        assert "\nInst " not in server.run("apt-get --simulate upgrade --with-new-pkgs")
         assert "the host is as it was" in by_hand(server)
     assert before.differences(State.of(server)) == []
     # at boot systemd starts it after the host has settled

@@ -80,12 +80,13 @@ class Lab:
         return ssl.create_default_context(cafile=self.env["LAB_CA"])
 
     @contextlib.contextmanager
-    def imap(self, user: str, host: str = "mx1", password: str | None = None) -> Iterator[imaplib.IMAP4_SSL]:
+    def imap(
+        self, user: str, host: str = "mx1", password: str | None = None, timeout: float = 30
+    ) -> Iterator[imaplib.IMAP4_SSL]:
         """A logged-in IMAP connection with a verified certificate (which names mx1.acme.test)."""
         context = self.tls()
         context.check_hostname = False  # the test reaches the host by address; the chain is verified
-        # longer than Dovecot's indexer and a move of messages can wait for each other (docs/architecture.md)
-        connection = imaplib.IMAP4_SSL(self.address(host), 993, ssl_context=context, timeout=100)
+        connection = imaplib.IMAP4_SSL(self.address(host), 993, ssl_context=context, timeout=timeout)
         try:
             connection.login(user, password or self.password)
             yield connection

@@ -45,7 +45,7 @@ ROOT = Path("/var/lib/mailwright/snapshots")
 RECORDS = Path("/var/lib/mailwright/config")
 SECRETS = Path("/etc/mailwright/secrets")
 UCF = Path("/var/lib/ucf")
-# What dpkg and ucf leave beside a configuration file that differs from the package's: deb-conffiles(5), ucf(1).
+# What dpkg and ucf leave beside a configuration file that differs from the package's: dpkg(1), ucf(1).
 BESIDE = (".dpkg-new", ".dpkg-dist", ".dpkg-old", ".ucf-new", ".ucf-dist", ".ucf-old")
 UNITS = Path("/etc/systemd/system")
 DATABASES = ("mailwright", "roundcube")
@@ -133,6 +133,11 @@ def conffiles() -> dict[str, str]:
         found = {row[1]: row[0] if row[0] in packages else "" for row in rows if len(row) == 2} | found
     beside = {path + suffix: package for path, package in found.items() for suffix in BESIDE}
     return found | {path: package for path, package in beside.items() if os.path.lexists(path)}
+
+
+def goes_back(package: str, names: Collection[str] | None) -> bool:
+    """Whether a package's conffiles do: those of the named packages (None: of all), and those of no known package."""
+    return names is None or not package or package in names
 
 
 def enabled() -> list[str]:
@@ -242,8 +247,8 @@ class Snapshot:
         return wrong
 
     def wanted(self, names: Collection[str] | None) -> list[Entry]:
-        """What is put back: conffiles only of the named packages (None: of all), and those of no known package."""
-        return [e for e in self.entries if e.why != "conffile" or names is None or e.package in {"", *names}]
+        """What is put back: of conffiles those that go back."""
+        return [e for e in self.entries if e.why != "conffile" or goes_back(e.package, names)]
 
     def changed_files(self, names: Collection[str] | None) -> list[str]:
         """Paths that a restore would write or remove."""
@@ -251,10 +256,10 @@ class Snapshot:
         return sorted({*behind, *self.surplus(names)})
 
     def surplus(self, names: Collection[str] | None) -> list[str]:
-        """Paths that came since: managed files, and what wanted() says of conffiles."""
+        """Paths that came since: managed files, and conffiles that go back."""
         known = {entry.path for entry in self.entries}
         came = {*managed(), *records()}
-        came |= {path for path, package in conffiles().items() if names is None or package in {"", *names}}
+        came |= {path for path, package in conffiles().items() if goes_back(package, names)}
         if not self.whole:
             came |= set(enabled())
         never = [path for path in came if any(fnmatch.fnmatchcase(path, glob) for glob in NEVER)]
